@@ -1,0 +1,55 @@
+# Everything from a bare clone with Python 3.11 and make: `make demo`, `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Every extra that a machine without a GPU can use. Not `gpu`: onnxruntime-gpu overwrites onnxruntime's files.
+EXTRAS := export,hub,openvino,trt,eval,serve,dev
+
+# Two workers of one thread each: more threads than cores make torch several times slower.
+WORKERS ?= 2
+TEST_THREADS ?= 1
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv with the package and all extras that need no GPU; quick when nothing changed
+
+# torch comes first and alone: PyPI's plain torch for Linux pulls several GB of CUDA libraries, which this toolkit
+# does not use; where a CPU wheel of exactly this version is offered, pip takes it, and the extras then keep it.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make setup needs Python 3.10 or later; name it: make setup PYTHON=/path/to/python3"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing glip-export[$(EXTRAS)] into .venv; the first time takes some minutes."
+	@$(BIN)/python -m pip install --quiet torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@
+
+TINY := tests/data/oracle/tiny
+
+demo: $(READY) ## Export a small checkpoint, verify it, and detect on a photo into demo-output/
+	@echo "This demo uses the small test checkpoint: its weights never learned to detect, so its boxes show that the"
+	@echo "exported graphs compute what the original computes, not what GLIP sees. Give 'glip-export onnx' your own"
+	@echo "GLIP checkpoint for real detections."
+	$(BIN)/glip-export onnx --weights $(TINY)/weights.pth --config $(TINY)/config.yaml \
+		--bert-config $(TINY)/bert_config.json --output engines/demo
+	$(BIN)/glip-export verify engines/demo
+	$(BIN)/glip-export detect glip_export/data/pictures/cat.jpg --prompt "cat. remote control" \
+		--bundle engines/demo --output demo-output --json demo-output/detections.json
+
+test: $(READY) ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
+	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)
+
+lint: $(READY) ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean: ## Remove caches, build products and the demo's files; keeps .venv and your bundles
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output engines/demo
+	find glip_export tests -name __pycache__ -type d -prune -exec rm -rf {} +

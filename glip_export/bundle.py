@@ -1,0 +1,230 @@
+"""The bundle: one folder that every stage reads and writes, with a manifest that says what is in it.
+
+    manifest.json        configuration, weights, graphs, versions, and the SHA-256 of every other file
+    text_encoder.onnx, vision_backbone.onnx, fusion_head.onnx and the files of their external data
+    later stages' engines and caches, in subfolders
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from glip_export.config import GlipConfig, config_from_dict, config_to_dict
+from glip_export.errors import BundleError, ConfigError
+from glip_export.external_data import external_data_files
+from glip_export.files import MANIFEST, atomic_write_text, is_leftover, sha256_file
+
+FORMAT = 1  # raised when an older glip-export could not read the manifest rightly
+MAX_MANIFEST_BYTES = 4 << 20
+_MAKE_ONE = "make one with: glip-export onnx --weights FILE"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Make one with `write_manifest`, open one with `Bundle.open`."""
+
+    path: Path
+    format: int
+    name: str
+    created: str  # ISO 8601, UTC
+    config: GlipConfig
+    weights: Weights
+    graphs: dict[str, Graph]
+    files: dict[str, File]  # every file but the manifest, by its path relative to the bundle
+    precision: str = "fp32"
+    image_size: tuple[int, int] | None = None  # height, width of a static bundle; None: dynamic
+    versions: dict[str, str] = field(default_factory=dict)  # package -> version that made it
+    extra: dict[str, Any] = field(default_factory=dict)  # what later stages note, each under its own key
+
+    @classmethod
+    def open(cls, path: Path | str, verify: bool = True) -> Bundle:
+        """Read and check the bundle in folder `path`; `verify=False` leaves out only the SHA-256 of each file.
+
+        Raises BundleError, naming the file, if the folder is no bundle, is of a newer format, points outside itself,
+        or does not hold exactly what its manifest lists.
+        """
+        folder = Path(path)
+        bundle = _parse(folder, _read_manifest(folder))
+        _check_files(bundle)
+        _check_graphs(bundle)
+        if verify:
+            _check_hashes(bundle)
+        return bundle
+
+    def graph_path(self, name: str) -> Path:
+        """The ONNX file of graph `name`; raises BundleError if the bundle has no such graph."""
+        if name not in self.graphs:
+            raise BundleError(f"{self.path} has no graph {name}, only {', '.join(self.graphs) or 'none'}; {_MAKE_ONE}")
+        return self.path / self.graphs[name].file
+
+
+def write_manifest(
+    folder: Path | str,
+    *,
+    name: str,
+    config: GlipConfig,
+    weights: Weights,
+    graphs: Iterable[Graph],
+    precision: str = "fp32",
+    image_size: tuple[int, int] | None = None,
+    versions: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    created: str | None = None,
+) -> Bundle:
+    """Hash every file in `folder` and write its manifest, last and atomically; a manifest there is replaced.
+
+    Raises BundleError, and writes nothing, if the folder would not open as a bundle.
+    """
+    folder = Path(folder)
+    bundle = Bundle(
+        path=folder,
+        format=FORMAT,
+        name=name,
+        created=created or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        config=config,
+        weights=weights,
+        graphs={},
+        files=_hash_folder(folder),
+        precision=precision,
+        image_size=image_size,
+        versions={**installed_versions("glip-export"), **(versions or {})},
+        extra=dict(extra or {}),
+    )
+    bundle = dataclasses.replace(bundle, graphs={graph.name: _measured(bundle, graph) for graph in graphs})
+    _check_graphs(bundle)
+    text = json.dumps(_to_json(bundle), indent=2) + "\n"
+    if len(text.encode()) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"the manifest of {folder} would be over {MAX_MANIFEST_BYTES >> 20} MB: note less in extra")
+    atomic_write_text(folder / MANIFEST, text)
+    return bundle
+
+
+def newest_bundle(root: Path | str = "engines") -> Path:
+    """The bundle in `root` whose manifest was written last; raises BundleError if there is none."""
+    manifests = [path for path in Path(root).glob(f"*/{MANIFEST}") if not is_leftover(path.parent.name)]
+    if not manifests:
+        raise BundleError(f"no bundle in {root}; {_MAKE_ONE}")
+    return max(manifests, key=lambda path: (path.stat().st_mtime_ns, path)).parent
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed, for the manifest."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.exists():
+        raise BundleError(f"no bundle at {folder}; {_MAKE_ONE}")
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is a file and a bundle is a folder; {_MAKE_ONE}")
+    if is_leftover(folder.resolve().name):
+        raise BundleError(f"{folder} is what an interrupted export left, not a bundle; {_MAKE_ONE}")
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise BundleError(f"{folder} is not a bundle, it has no {MANIFEST}; {_MAKE_ONE}")
+    try:
+        with open(manifest, "rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{manifest} is over {MAX_MANIFEST_BYTES >> 20} MB: not a bundle's manifest")
+        value = json.loads(text)
+    except OSError as error:
+        raise BundleError(f"cannot read {manifest}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{manifest} is not valid JSON ({error}): make the bundle again") from error
+    if not isinstance(value, dict):
+        raise BundleError(f"{manifest} is not a bundle's manifest: it holds no JSON object")
+    return value
+
+
+def _hash_folder(folder: Path) -> dict[str, File]:
+    _check_links(folder)
+    names = sorted(path.relative_to(folder).as_posix() for path in _walk(folder) if path.is_file())
+    names = [name for name in names if name != MANIFEST and not is_leftover(PurePosixPath(name).name)]
+    hashes = _hash_all(folder, names)
+    return {name: File(hashes[name], (folder / name).stat().st_size) for name in names}
+
+
+def _measured(bundle: Bundle, graph: Graph) -> Graph:
+    if graph.file not in bundle.files:
+        raise BundleError(f"{bundle.path}: graph {graph.name} has no file {graph.file}")
+    data = tuple(_graph_data(bundle, graph.file))
+    return dataclasses.replace(graph, data=data, bytes=sum(bundle.files[name].bytes for name in (graph.file, *data)))
+
+
+def _check_files(bundle: Bundle) -> None:
+    _check_links(bundle.path)
+    for name, file in bundle.files.items():
+        path = bundle.path / name
+        if not path.is_file():
+            raise BundleError(f"{bundle.path} lacks its file {name}: make the bundle again")
+        if (size := path.stat().st_size) != file.bytes:
+            raise BundleError(
+                f"{path} is damaged: {size} bytes where the manifest says {file.bytes}; make the bundle again"
+            )
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse a link out of the folder: whoever made the bundle would choose which file of this computer is read."""
+    inside = folder.resolve()
+    for path in _walk(folder):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise BundleError(f"{path} is a link out of the bundle, which is not followed: copy the file in its place")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """Every weight that an ONNX file reads must be a file of the bundle."""
+    for graph in bundle.graphs.values():
+        for name in (graph.file, *graph.data):
+            if name not in bundle.files:
+                raise BundleError(f"{bundle.path}: graph {graph.name} names {name}, which is no file of the bundle")
+    for name in bundle.files:
+        if name.lower().endswith(".onnx"):
+            _graph_data(bundle, name)
+
+
+def _graph_data(bundle: Bundle, graph_file: str) -> list[str]:
+    names = []
+    for location in external_data_files(bundle.path / graph_file):
+        name = str(PurePosixPath(graph_file).parent / location)
+        if ".." in PurePosixPath(name).parts or name not in bundle.files:
+            raise BundleError(f"{bundle.path / graph_file} reads {location!r}, which is no file of the bundle")
+        names.append(name)
+    return names
+
+
+def _check_hashes(bundle: Bundle) -> None:
+    hashes = _hash_all(bundle.path, list(bundle.files))
+    for name, file in bundle.files.items():
+        if hashes[name] != file.sha256:
+            raise BundleError(
+                f"{bundle.path / name} is damaged or was changed: its SHA-256 is not the manifest's; "
+                "make the bundle again"
+            )
+
+
+def _hash_all(folder: Path, names: list[str]) -> dict[str, str]:
+    """SHA-256 of each file, several at a time: hashlib lets go of the interpreter's lock."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(sha256_file, (folder / name for name in names)), strict=True))

@@ -1,0 +1,29 @@
+"""The errors that a person can mend, each one line that says what is wrong, where, and what to do."""
+
+
+class GlipExportError(Exception):
+    """Wrong input or usage; the command line prints it on one line and exits with 2."""
+
+
+class ConfigError(GlipExportError):
+    """A configuration file, an override or a BERT configuration that cannot be used."""
+
+
+class CheckpointError(GlipExportError):
+    """A weights file that cannot be read safely or does not fit the configuration."""
+
+
+class BundleError(GlipExportError):
+    """A bundle that is missing, damaged, of a newer format, or that points outside its folder."""
+
+
+class PromptError(GlipExportError):
+    """A prompt without names, or one the model's tokenizer cannot hold."""
+
+
+class ImageError(GlipExportError):
+    """A picture that cannot be read, is too large, or is too small to detect in."""
+
+
+class BackendError(GlipExportError):
+    """A runtime backend that is unknown, not installed, or has no device."""

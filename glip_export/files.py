@@ -1,0 +1,198 @@
+"""Files and folders that are either whole or not there, whatever stops the process that writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from glip_export.errors import BundleError, GlipExportError
+
+MANIFEST = "manifest.json"  # the file that makes a folder a bundle
+_READ_BYTES = 1 << 20
+_LEFTOVER = re.compile(r"\..+\.(?:partial|old)-\d+-[0-9a-f]{8}")
+_in_progress: set[str] = set()  # names this process is writing: a pid alone does not tell them from leftovers
+
+
+@contextmanager
+def atomic_path(target: Path | str) -> Iterator[Path]:
+    """A temporary sibling of `target` to write to, which takes its place when the block ends well, else disappears.
+
+    It has `target`'s suffix, for writers that go by it. A device or pipe (/dev/stdout) is written directly.
+    Raises GlipExportError where `target` cannot be written.
+    """
+    target = Path(target)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        yield target
+        return
+    target = target.resolve()  # through a link, to replace the file and not the link
+    if target.is_dir():
+        raise GlipExportError(f"{target} is a folder: name a file")
+    with _writable(target, GlipExportError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target.parent, target.stem, target.suffix)
+        temporary = _temporary(target.parent, target.stem, "partial", target.suffix)
+        temporary.touch()
+    _in_progress.add(temporary.name)
+    try:
+        yield temporary
+        with _writable(target, GlipExportError):
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        _in_progress.discard(temporary.name)
+
+
+def atomic_write_bytes(target: Path | str, data: bytes) -> None:
+    """Write `data` to `target`, whole or not at all."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(target: Path | str, text: str) -> None:
+    """Write `text` to `target` as UTF-8, whole or not at all."""
+    atomic_write_bytes(target, text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_directory(target: Path | str) -> Iterator[Path]:
+    """A temporary sibling folder to fill, which becomes `target` when the block ends well, else disappears.
+
+    An existing `target` is replaced only if it is empty or a bundle; any other raises BundleError, before the block
+    runs. What a killed process left of the same target goes at the next start.
+    """
+    target = Path(target).resolve()
+    _check_replaceable(target)
+    with _writable(target, BundleError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target.parent, target.name)
+        temporary = _temporary(target.parent, target.name, "partial")
+        temporary.mkdir()
+    _in_progress.add(temporary.name)
+    try:
+        yield temporary
+        _check_replaceable(target)
+        with _writable(target, BundleError):
+            _sync_tree(temporary)
+            _take_place(temporary, target)
+            _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        _in_progress.discard(temporary.name)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is the temporary one of an atomic write, running or killed."""
+    return _LEFTOVER.match(name) is not None
+
+
+def sha256_file(path: Path | str) -> str:
+    """The SHA-256 of a file as 64 hexadecimal digits; other threads run meanwhile."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_READ_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise BundleError(f"{target} is a file: name a folder for the bundle")
+    if any(target.iterdir()) and not _looks_like_a_bundle(target):
+        raise BundleError(f"{target} holds files and is not a bundle, so it is not replaced: name another folder")
+
+
+def _looks_like_a_bundle(folder: Path) -> bool:
+    # The name alone would not do: browser extensions and web apps have a manifest.json too.
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and {"format", "graphs", "files"} <= manifest.keys()
+
+
+def _temporary(parent: Path, stem: str, kind: str, suffix: str = "") -> Path:
+    return parent / f".{stem}.{kind}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
+def _remove_leftovers(parent: Path, stem: str, suffix: str = "") -> None:
+    pattern = re.compile(rf"\.{re.escape(stem)}\.(partial|old)-(\d+)-[0-9a-f]{{8}}{re.escape(suffix)}")
+    for path in list(parent.iterdir()):
+        match = pattern.fullmatch(path.name)
+        if match is None or path.name in _in_progress or _is_running(int(match[2])):
+            continue
+        if match[1] == "old" and not (parent / stem).exists():  # killed between the two renames of _take_place
+            os.rename(path, parent / stem)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # an earlier process of the same id, as in containers: ours are in _in_progress
+    if os.name == "nt":
+        return True  # os.kill(pid, 0) would end it there
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    old = _temporary(target.parent, target.name, "old")
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written, so that a power cut after the rename leaves no empty file."""
+    if os.name == "nt":
+        return  # Windows syncs only handles opened for writing, and no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writable(target: Path, error: type[GlipExportError]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as reason:
+        raise error(f"cannot write {target}: {reason.strerror or reason}") from reason

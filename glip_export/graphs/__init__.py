@@ -1,0 +1,1 @@
+"""The three graphs: their contract, their export to ONNX."""

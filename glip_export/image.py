@@ -1,0 +1,227 @@
+"""Pictures: read from anywhere, resized, normalised and padded as the original does."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from glip_export.config import ImageConfig
+from glip_export.errors import ImageError
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+Picture = str | Path | bytes | BinaryIO | Image.Image | U8
+
+MAX_PIXELS = 178_956_970 // 2  # Pillow's own limit, above which it warns of a decompression bomb
+MIN_SIDE = 2  # pixels
+
+# What Pillow decodes by itself. Not its other readers: EPS starts Ghostscript, and TGA takes any bytes for a picture.
+_FORMATS = ("JPEG", "PNG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO")
+
+_opening = threading.Lock()  # warnings.catch_warnings is not safe among threads
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """B pictures as the network's input."""
+
+    images: F32  # (B, 3, H, W), zero where padded
+    sizes: I64  # (B, 2), h and w of each resized picture
+    originals: I64  # (B, 2), h and w of each picture as given
+
+
+def load_image(source: Picture, max_pixels: int = MAX_PIXELS) -> U8:
+    """A path, the bytes of a file, an open file, a PIL image or an array -> uint8 RGB (H, W, 3).
+
+    Upright by EXIF; of an animation the first frame; alpha is dropped, as in the original. An array is uint8 (H, W, 3)
+    or (H, W) and may be returned itself. Raises ImageError for what is no picture, damaged, or of a size out of bounds.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return _decode(source, "the given PIL image", max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _read(io.BytesIO(source), "the given bytes", max_pixels)
+    if hasattr(source, "read"):
+        return _read(source, "the given file", max_pixels)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
+    path = Path(source)
+    name = repr(str(path))
+    try:
+        if path.is_dir():
+            raise ImageError(f"{name} is a directory, not a picture")
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{name} is not a regular file")
+        with path.open("rb") as file:
+            return _read(file, name, max_pixels)
+    except FileNotFoundError:
+        raise ImageError(f"the picture {name} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError(f"the picture {name} cannot be opened: {_reason(error)}") from None
+
+
+def resize_shape(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
+    """(h, w) after the original's resize: short side min_size, unless the long side would exceed max_size.
+
+    Raises ImageError for a picture so narrow that a side would vanish.
+    """
+    short, long = min(height, width), max(height, width)
+    size = config.min_size
+    if long / short * size > config.max_size:
+        size = round(config.max_size * short / long)  # banker's rounding, as the original's int(round())
+    if size < 1:
+        raise ImageError(f"a picture of {width} x {height} pixels is too narrow: resized, its short side would vanish")
+    if short == size:
+        return height, width
+    if width < height:
+        return int(size * height / width), size
+    return size, int(size * width / height)
+
+
+def preprocess(images: Sequence[U8], config: ImageConfig, fixed_size: tuple[int, int] | None = None) -> ImageBatch:
+    """uint8 RGB pictures (h, w, 3) -> one batch: resized, BGR, normalised, then padded with zeros at bottom and right.
+
+    Padded to the largest of the batch, rounded up to size_divisor, as padding changes the network's results; or, for
+    an engine of one input size, shrunk further to fit into `fixed_size` (H, W) and padded to it.
+    """
+    if not images:
+        raise ImageError("no picture was given")
+    sizes = np.array([_fit(resize_shape(*image.shape[:2], config), fixed_size) for image in images], np.int64)
+    if fixed_size is None:
+        divisor = config.size_divisor
+        height, width = (-(-int(side) // divisor) * divisor for side in sizes.max(axis=0))
+    else:
+        height, width = fixed_size
+    batch = np.zeros((len(images), 3, height, width), np.float32)
+    for image, (h, w), out in zip(images, sizes.tolist(), batch, strict=True):
+        _normalize(_resize(image, h, w), config, out[:, :h, :w])
+    return ImageBatch(batch, sizes, np.array([image.shape[:2] for image in images], np.int64))
+
+
+def restore_boxes(boxes: F32, resized: tuple[int, int], original: tuple[int, int]) -> F32:
+    """Boxes (N, 4) xyxy from a resized picture's pixels to the original's, both sizes as (h, w).
+
+    A side shorter than a pixel on the way is no matter: the two ratios are taken of the real, rounded sizes.
+    """
+    y, x = original[0] / resized[0], original[1] / resized[1]
+    return boxes * np.array([x, y, x, y], np.float32)
+
+
+def _fit(size: tuple[int, int], limit: tuple[int, int] | None) -> tuple[int, int]:
+    """The size (h, w) shrunk, sides in proportion, until it fits."""
+    if limit is None:
+        return size
+    (h, w), scale = size, min(limit[0] / size[0], limit[1] / size[1], 1)
+    return min(max(int(h * scale), 1), limit[0]), min(max(int(w * scale), 1), limit[1])
+
+
+def _resize(image: U8, height: int, width: int) -> U8:
+    """Pillow's bilinear filter, which is antialiased: OpenCV's and most GPU resizers give other pixels."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _normalize(image: U8, config: ImageConfig, out: F32) -> None:
+    """(pixel - mean) / std of an RGB picture (h, w, 3) into `out` (3, h, w), in float32 like torchvision."""
+    for channel in range(3):
+        if config.bgr255:
+            # The original's v / 255 * 255 is v for all 256 values in float32, so both are left out.
+            pixels: U8 | F32 = image[..., 2 - channel]
+        else:
+            pixels = image[..., channel] / np.float32(255)
+        np.subtract(pixels, np.float32(config.mean[channel]), out=out[channel], dtype=np.float32)
+        out[channel] /= np.float32(config.std[channel])
+
+
+def _from_array(array: U8, max_pixels: int) -> U8:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(
+            f"an array of {array.dtype} {array.shape} is no picture: give uint8 RGB of shape (height, width, 3) "
+            "or grey of shape (height, width)"
+        )
+    _check_size(array.shape[1], array.shape[0], "the given array", max_pixels)
+    return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int) -> U8:
+    try:
+        with _opening, warnings.catch_warnings():
+            # Pillow's warning of a decompression bomb: our limit is checked below, before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            Image.init()
+            image = Image.open(file, formats=[known for known in _FORMATS if known in Image.OPEN])
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{name} is not a picture that can be read (JPEG, PNG, WebP, TIFF, ...)") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} is too large: more than {max_pixels} pixels") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise ImageError(f"{name} is a damaged picture: {_reason(error)}") from None
+    with image:
+        return _decode(image, name, max_pixels)
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> U8:
+    _check_size(*image.size, name, max_pixels)
+    try:
+        image.load()
+        _check_size(*image.size, name, max_pixels)  # some formats learn their size only now
+        return np.array(_to_rgb(_upright(image)))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise ImageError(f"{name} is a damaged picture: {_reason(error)}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels of a picture with damaged EXIF are as good as any
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_to_uint8(np.asarray(image), sixteen_bit=image.mode.startswith("I;16")))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.copy()
+        del image.info["transparency"]  # dropped all the same, but with a warning
+    return image.convert("RGB")
+
+
+def _to_uint8(values: NDArray[np.generic], sixteen_bit: bool) -> U8:
+    """Scale deep grey to 8 bits; Pillow's own conversion clips at 255, which turns a 16-bit picture white.
+
+    Where the mode does not tell white, it is the least of 1 (floats), 255 and 65535 that no pixel exceeds, else the
+    brightest pixel.
+    """
+    pixels = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    brightest = float(pixels.max())
+    whites = [1.0] if values.dtype.kind == "f" else []
+    white = 65535.0 if sixteen_bit else next((w for w in [*whites, 255.0, 65535.0] if brightest <= w), brightest)
+    return np.clip(np.rint(pixels * np.float32(255 / white)), 0, 255).astype(np.uint8)
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"{name} is {width} x {height} pixels, too small: each side needs {MIN_SIDE} or more")
+    if width * height > max_pixels:
+        raise ImageError(f"{name} is too large: {width} x {height} is more than {max_pixels} pixels")
+
+
+def _reason(error: BaseException) -> str:
+    """The error's own words on one line."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(words).split())

@@ -1,0 +1,86 @@
+"""The whole model, and loading it from an official checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from glip_export.checkpoint import Checkpoint, LoadReport, match, read_checkpoint, resolve_weights
+from glip_export.config import GlipConfig, load_config
+from glip_export.model.fusion_head import FusionHead
+from glip_export.model.text_encoder import TextEncoder
+from glip_export.model.vision_backbone import VisionBackbone
+
+# Where the official keys live in this model; below these prefixes the names are the same.
+OFFICIAL_PREFIXES = {
+    "text_encoder.bert.": "language_backbone.body.model.",
+    "vision_backbone.swin.": "backbone.body.",
+    "vision_backbone.fpn.": "backbone.fpn.",
+    "fusion_head.": "rpn.head.",
+}
+
+
+class Glip(nn.Module):
+    """GLIP as three modules, the same three that become graphs."""
+
+    def __init__(self, config: GlipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = TextEncoder(config)
+        self.vision_backbone = VisionBackbone(config)
+        self.fusion_head = FusionHead(config)
+        self.checkpoint: Checkpoint | None = None  # where the weights came from, without the weights
+        self.load_report: LoadReport | None = None
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        class_map: torch.Tensor,
+        image_sizes: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures and prompt to boxes, scores, labels, count; shapes as in the three modules."""
+        text_features = self.text_encoder(input_ids, attention_mask)
+        features = self.vision_backbone(images)
+        return self.fusion_head(features, text_features, attention_mask, class_map, image_sizes)
+
+
+def official_name(name: str) -> str:
+    """A parameter's name in official checkpoints (without their `module.`)."""
+    for ours, official in OFFICIAL_PREFIXES.items():
+        if name.startswith(ours):
+            return official + name[len(ours) :]
+    raise KeyError(name)
+
+
+def load_model(
+    weights: str | Path,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    bert_config: str | Path | None = None,
+) -> Glip:
+    """A GLIP on the CPU, in fp32 and eval mode, from an official `.pth` or `.safetensors`.
+
+    weights: a file or hf://OWNER/REPO/FILE. config: an official YAML; without it the published configuration that the
+    checkpoint's shapes identify. overrides: KEY VALUE pairs, flat. bert_config: sizes of a BERT that is not bert-base.
+    Raises CheckpointError or ConfigError, each saying what to do.
+    """
+    path = resolve_weights(weights)
+    checkpoint = read_checkpoint(path)
+    settings = load_config(
+        None if config is None else Path(config),
+        overrides,
+        None if bert_config is None else Path(bert_config),
+        checkpoint.shapes,
+    )
+    model = Glip(settings)
+    names = {official_name(name): name for name, _ in model.named_parameters()}
+    report = match(checkpoint.state, {key: tuple(model.get_parameter(name).shape) for key, name in names.items()})
+    report.raise_if_incomplete(path)
+    model.load_state_dict({name: checkpoint.state[key] for key, name in names.items()}, assign=True)
+    model.load_report = report
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,225 @@
+"""The detections of one picture against the reference's: which are the same, which differ by noise, which really.
+
+Order means nothing (GLIP sorts by score, and ties fall either way), and IoU alone pairs badly: boxes clipped at the border
+may have no area. Detections are paired by class, corner distance and score, as many as possible at the least cost.
+
+What is left unpaired may be rounding: a threshold that two programs meet from either side. Told apart from a real
+difference by what the two lists show:
+
+- `cut-off`: the other list is full, and this score is not above its last by more than the noise: it fell off the end.
+- `near-tie`: a box of the same class in the other list, also unpaired, overlaps it above the NMS threshold at a score equal
+  within the noise: each program kept another of the two.
+- `overlap`: a box kept by both, of no lower score, overlaps it by the NMS threshold within the noise.
+- `follows`: a box kept by the other list only, excused itself and of a higher score, suppresses it there.
+
+Not told apart, for the outputs do not show it, and so counted as real: a class score within the noise of ATSS.INFERENCE_TH
+(the final score carries the centerness too) and the last of the PRE_NMS_TOP_N candidates of a level.
+A box moved by less than MOVED_PX is never a near-tie: it is the same detection in another place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glip_export.parity.assignment import assign
+from glip_export.parity.metrics import Tolerance
+
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+NOISE = 4  # times the largest difference seen among pairs, or the tolerance, is what rounding may do to the others
+MOVED_PX = 2.0  # pixels: NMS survivors of one class lie further apart, a box that moved with its detection seldom
+MOVED_SCORE = 0.1
+MEASURED_PAIRS = 10  # fewer pairs than this say too little about the noise: the tolerance stands in
+SCORE_ROUNDING = 1e-6  # the noise of a score where all pairs happen to be bit-equal
+BOX_ROUNDING = 1e-3  # pixels; fp32 holds coordinates of 1000 px to 6e-5
+
+
+class Detections(NamedTuple):
+    """One picture's detections; slots whose label is -1 are empty. A list without empty slots is full."""
+
+    boxes: NDArray[Any]  # (D, 4) xyxy in resized pixels
+    scores: NDArray[Any]  # (D,)
+    labels: NDArray[Any]  # (D,)
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """A detection that only one of the two lists has."""
+
+    side: str  # "reference" or "candidate": the list that has it
+    label: int
+    score: float
+    box: tuple[float, ...]  # xyxy in resized pixels
+    reason: str  # cut-off, near-tie, overlap, follows; "" for a real difference
+
+
+@dataclass(frozen=True)
+class DetectionDiff:
+    """The outcome for one picture; box_px and score are the largest differences among the pairs."""
+
+    reference: int
+    candidate: int
+    paired: int
+    box_px: float  # pixels of the resized picture
+    score: float
+    within_noise: tuple[Unpaired, ...]
+    real: tuple[Unpaired, ...]
+
+    @property
+    def unpaired_reference(self) -> int:
+        return self.reference - self.paired
+
+    @property
+    def unpaired_candidate(self) -> int:
+        return self.candidate - self.paired
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """No real difference, the pairs near enough, and not too much put down to noise."""
+        excusable = max(1.0, tolerance.excused_share * max(self.reference, self.candidate))
+        excused = max(
+            sum(item.side == side for item in self.within_noise) for side in ("reference", "candidate")
+        )
+        near = self.box_px <= tolerance.box_px and self.score <= tolerance.score
+        return near and not self.real and excused <= excusable
+
+
+def pair(
+    reference: Detections, candidate: Detections, tolerance: Tolerance | None = None, nms_threshold: float = 0.6
+) -> DetectionDiff:
+    """Pair two lists of detections of one picture.
+
+    tolerance: how far two detections may be apart and still be taken for one (NOISE times it).
+    nms_threshold: MODEL.ATSS.NMS_TH, an IoU with +1 on widths and heights.
+    Detections with a box or score that is not finite are never paired and always real differences.
+    """
+    tolerance = tolerance or Tolerance()
+    a, b = _Side.of("reference", reference), _Side.of("candidate", candidate)
+    same_class = (a.labels[:, None] == b.labels[None, :]) & a.finite[:, None] & b.finite[None, :]  # (N, M)
+    box_distance = _pairwise_max(a.boxes, b.boxes)  # (N, M) pixels
+    score_distance = np.abs(a.scores[:, None] - b.scores[None, :])  # (N, M)
+
+    cost = box_distance / tolerance.box_px + score_distance / tolerance.score
+    near = (box_distance <= NOISE * tolerance.box_px) & (score_distance <= NOISE * tolerance.score)
+    rows, columns = assign(cost, same_class & near)
+    a.paired[rows], b.paired[columns] = True, True
+
+    box_noise, score_noise = _noise(box_distance[rows, columns], score_distance[rows, columns], tolerance)
+    in_place = box_distance <= max(MOVED_PX, NOISE * tolerance.box_px)
+    _excuse(a, b, in_place, nms_threshold, box_noise, score_noise)
+
+    # What no noise explains but plainly is one detection in two places is told by how far it moved.
+    left = ~(a.paired | a.excused)[:, None] & ~(b.paired | b.excused)[None, :]
+    moved_rows, moved_columns = assign(cost, same_class & left & in_place & (score_distance <= MOVED_SCORE))
+    a.paired[moved_rows], b.paired[moved_columns] = True, True
+
+    rows, columns = np.concatenate([rows, moved_rows]), np.concatenate([columns, moved_columns])
+    unpaired = a.unpaired() + b.unpaired()
+    return DetectionDiff(
+        reference=len(a.scores),
+        candidate=len(b.scores),
+        paired=len(rows),
+        box_px=float(box_distance[rows, columns].max(initial=0.0)),
+        score=float(score_distance[rows, columns].max(initial=0.0)),
+        within_noise=tuple(item for item in unpaired if item.reason),
+        real=tuple(item for item in unpaired if not item.reason),
+    )
+
+
+@dataclass
+class _Side:
+    """One list without its empty slots, and what has been found out about each detection."""
+
+    name: str
+    boxes: F64  # (N, 4)
+    scores: F64  # (N,)
+    labels: NDArray[np.int64]  # (N,)
+    full: bool
+    finite: Mask  # (N,)
+    paired: Mask  # (N,)
+    reasons: list[str]
+
+    @classmethod
+    def of(cls, name: str, detections: Detections) -> _Side:
+        boxes = np.asarray(detections.boxes, np.float64).reshape(-1, 4)
+        scores = np.asarray(detections.scores, np.float64).reshape(-1)
+        labels = np.asarray(detections.labels, np.int64).reshape(-1)
+        used = labels >= 0
+        boxes, scores, labels = boxes[used], scores[used], labels[used]
+        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
+        # Kept out of the arithmetic: NaN would spoil every comparison it meets.
+        boxes, scores = np.where(finite[:, None], boxes, 0.0), np.where(finite, scores, 0.0)
+        full = bool(used.all()) and len(used) > 0
+        return cls(name, boxes, scores, labels, full, finite, np.zeros(len(labels), bool), [""] * len(labels))
+
+    @property
+    def excused(self) -> Mask:
+        return np.array([bool(reason) for reason in self.reasons], bool)
+
+    def unpaired(self) -> list[Unpaired]:
+        return [
+            Unpaired(
+                self.name,
+                int(self.labels[i]),
+                float(self.scores[i]) if self.finite[i] else float("nan"),
+                tuple(self.boxes[i].tolist()) if self.finite[i] else (float("nan"),) * 4,
+                self.reasons[i],
+            )
+            for i in np.flatnonzero(~self.paired)
+        ]
+
+
+def _noise(box_distances: F64, score_distances: F64, tolerance: Tolerance) -> tuple[float, float]:
+    """What rounding does to a box (pixels) and a score here: measured on the pairs, never above the tolerance."""
+    if len(box_distances) < MEASURED_PAIRS:
+        return tolerance.box_px, tolerance.score
+    box = max(BOX_ROUNDING, NOISE * float(box_distances.max()))
+    score = max(SCORE_ROUNDING, NOISE * float(score_distances.max()))
+    return min(tolerance.box_px, box), min(tolerance.score, score)
+
+
+def _excuse(
+    a: _Side, b: _Side, in_place: Mask, nms_threshold: float, box_noise: float, score_noise: float
+) -> None:
+    """Give every unpaired detection that noise explains its reason (the module's docstring lists them)."""
+    overlap, overlap_noise = _overlap(a.boxes, b.boxes, box_noise)  # (N, M) each
+    suppresses = (a.labels[:, None] == b.labels[None, :]) & (overlap > nms_threshold - overlap_noise)
+    borderline = suppresses & (overlap < nms_threshold + overlap_noise)
+    lead = b.scores[None, :] - a.scores[:, None]  # (N, M): how far b's score is above a's
+    tied = suppresses & (np.abs(lead) <= score_noise) & ~in_place
+    for side, other, ahead, tie, edge in ((a, b, lead, tied, borderline), (b, a, -lead.T, tied.T, borderline.T)):
+        fell_off = other.full & (side.scores <= other.scores.min(initial=np.inf) + score_noise)
+        near_tie = (tie & ~other.paired[None, :]).any(axis=1)
+        at_threshold = (edge & other.paired[None, :] & (ahead >= -score_noise)).any(axis=1)
+        for reason, holds in (("cut-off", fell_off), ("near-tie", near_tie), ("overlap", at_threshold)):
+            for i in np.flatnonzero(holds & ~side.paired & side.finite & ~side.excused):
+                side.reasons[i] = reason
+    changed = True
+    while changed:  # one excused detection may suppress another, which then no longer suppresses a third
+        changed = False
+        for side, other, above in ((a, b, suppresses & (lead > 0)), (b, a, (suppresses & (lead < 0)).T)):
+            follows = (above & (~other.paired & other.excused)[None, :]).any(axis=1)
+            for i in np.flatnonzero(follows & ~side.paired & side.finite & ~side.excused):
+                side.reasons[i], changed = "follows", True
+
+
+def _overlap(a: F64, b: F64, box_noise: float) -> tuple[F64, F64]:
+    """IoU (N, M) with +1 on widths and heights, and how much of it a shift of every side by box_noise pixels may change."""
+    size_a, size_b = a[:, 2:] - a[:, :2] + 1, b[:, 2:] - b[:, :2] + 1
+    corner_low = np.maximum(a[:, None, :2], b[None, :, :2])
+    shared = np.maximum(np.minimum(a[:, None, 2:], b[None, :, 2:]) - corner_low + 1, 0)  # (N, M, 2)
+    intersection = shared.prod(axis=2)
+    union = size_a.prod(axis=1)[:, None] + size_b.prod(axis=1)[None, :] - intersection
+    iou = intersection / np.maximum(union, 1e-9)
+    # Each shared side changes by up to 2 * box_noise; the union changes relatively no more than the intersection.
+    slack = 4 * box_noise * (1 / np.maximum(shared, 1e-9)).sum(axis=2)
+    return iou, np.where(intersection > 0, np.minimum(iou * slack, 1.0), 0.0)
+
+
+def _pairwise_max(a: F64, b: F64) -> F64:
+    """(N, 4), (M, 4) -> (N, M): the largest difference of a coordinate, pixels."""
+    return np.abs(a[:, None, :] - b[None, :, :]).max(axis=2)
