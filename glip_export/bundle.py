@@ -1,8 +1,8 @@
 """The bundle: one folder that every stage reads and writes, with a manifest that says what is in it.
 
-    manifest.json        configuration, weights, graphs, versions, and the SHA-256 of every other file
-    text_encoder.onnx, vision_backbone.onnx, fusion_head.onnx and the files of their external data
-    later stages' engines and caches, in subfolders
+manifest.json        configuration, weights, graphs, versions, and the SHA-256 of every other file
+text_encoder.onnx, vision_backbone.onnx, fusion_head.onnx and the files of their external data
+later stages' engines and caches, in subfolders
 """
 
 from __future__ import annotations
@@ -12,53 +12,46 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-from glip_export.config import GlipConfig, config_from_dict, config_to_dict
-from glip_export.errors import BundleError, ConfigError
+from glip_export.config import GlipConfig
+from glip_export.errors import BundleError
 from glip_export.external_data import external_data_files
 from glip_export.files import MANIFEST, atomic_write_text, is_leftover, sha256_file
+from glip_export.manifest import File, Graph, Manifest, Weights, manifest_to_json, parse_manifest
 
-FORMAT = 1  # raised when an older glip-export could not read the manifest rightly
+__all__ = ["Bundle", "File", "Graph", "Weights", "installed_versions", "newest_bundle", "write_manifest"]
+
 MAX_MANIFEST_BYTES = 4 << 20
 _MAKE_ONE = "make one with: glip-export onnx --weights FILE"
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Manifest):
     """An opened bundle. Make one with `write_manifest`, open one with `Bundle.open`."""
 
     path: Path
-    format: int
-    name: str
-    created: str  # ISO 8601, UTC
-    config: GlipConfig
-    weights: Weights
-    graphs: dict[str, Graph]
-    files: dict[str, File]  # every file but the manifest, by its path relative to the bundle
-    precision: str = "fp32"
-    image_size: tuple[int, int] | None = None  # height, width of a static bundle; None: dynamic
-    versions: dict[str, str] = field(default_factory=dict)  # package -> version that made it
-    extra: dict[str, Any] = field(default_factory=dict)  # what later stages note, each under its own key
 
     @classmethod
     def open(cls, path: Path | str, verify: bool = True) -> Bundle:
         """Read and check the bundle in folder `path`; `verify=False` leaves out only the SHA-256 of each file.
 
         Raises BundleError, naming the file, if the folder is no bundle, is of a newer format, points outside itself,
-        or does not hold exactly what its manifest lists.
+        or does not hold what its manifest lists.
         """
         folder = Path(path)
-        bundle = _parse(folder, _read_manifest(folder))
-        _check_files(bundle)
-        _check_graphs(bundle)
-        if verify:
-            _check_hashes(bundle)
+        try:
+            bundle = cls(path=folder, **vars(parse_manifest(_read_json(folder), folder)))
+            _check_files(bundle)
+            _check_graphs(bundle)
+            if verify:
+                _check_hashes(bundle)
+        except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+            raise BundleError(f"cannot read the bundle {folder}: {error}") from error
         return bundle
 
     def graph_path(self, name: str) -> Path:
@@ -88,7 +81,6 @@ def write_manifest(
     folder = Path(folder)
     bundle = Bundle(
         path=folder,
-        format=FORMAT,
         name=name,
         created=created or datetime.now(timezone.utc).isoformat(timespec="seconds"),
         config=config,
@@ -102,7 +94,7 @@ def write_manifest(
     )
     bundle = dataclasses.replace(bundle, graphs={graph.name: _measured(bundle, graph) for graph in graphs})
     _check_graphs(bundle)
-    text = json.dumps(_to_json(bundle), indent=2) + "\n"
+    text = json.dumps(manifest_to_json(bundle), indent=2) + "\n"
     if len(text.encode()) > MAX_MANIFEST_BYTES:
         raise BundleError(f"the manifest of {folder} would be over {MAX_MANIFEST_BYTES >> 20} MB: note less in extra")
     atomic_write_text(folder / MANIFEST, text)
@@ -128,7 +120,7 @@ def installed_versions(*packages: str) -> dict[str, str]:
     return versions
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_json(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise BundleError(f"no bundle at {folder}; {_MAKE_ONE}")
     if not folder.is_dir():
@@ -144,8 +136,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if len(text) > MAX_MANIFEST_BYTES:
             raise BundleError(f"{manifest} is over {MAX_MANIFEST_BYTES >> 20} MB: not a bundle's manifest")
         value = json.loads(text)
-    except OSError as error:
-        raise BundleError(f"cannot read {manifest}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{manifest} is not valid JSON ({error}): make the bundle again") from error
     if not isinstance(value, dict):

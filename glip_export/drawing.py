@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +59,7 @@ def class_color(label: int) -> Color:
 
 def _font_size(width: int, height: int) -> int:
     """Pixels: a fixed share of the picture, but on a narrow strip no more than a quarter of its short side."""
-    return max(_MIN_FONT, round(min(0.026 * (width * height) ** 0.5, min(width, height) / 4)))
+    return max(_MIN_FONT, round(min(0.026 * math.sqrt(width * height), min(width, height) / 4)))
 
 
 def _inside(box: NDArray[np.float32], width: int, height: int) -> Box:
@@ -68,10 +70,14 @@ def _inside(box: NDArray[np.float32], width: int, height: int) -> Box:
 
 
 def _shorten(text: str, font: Font, width: int) -> str:
-    """The text, without its score or end where the picture is too narrow for them."""
+    """The text on one line; without its score, or its end, where the picture is too narrow for them."""
+    text = " ".join(text[: width + 8].split())  # no letter is narrower than a pixel
     name = text.rsplit(" ", 1)[0]
-    cut = (name[:length] for length in range(min(len(name), width) - 1, 0, -1))
-    return next((part for part in (text, name, *cut) if _tag_size(part, font)[0] <= width), "")
+    for whole in (text, name):
+        if _tag_size(whole, font)[0] <= width:
+            return whole
+    kept = bisect_right(range(1, len(name)), width, key=lambda length: _tag_size(name[:length] + "…", font)[0])
+    return name[:kept] + "…" if kept else ""
 
 
 def _tag_size(text: str, font: Font) -> tuple[int, int]:

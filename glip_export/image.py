@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from glip_export.config import ImageConfig
 from glip_export.errors import ImageError
@@ -53,23 +53,11 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS) -> U8:
         return _decode(source, "the given PIL image", max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(io.BytesIO(source), "the given bytes", max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        return _from_path(Path(source), max_pixels)
     if hasattr(source, "read"):
         return _read(source, "the given file", max_pixels)
-    if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
-    path = Path(source)
-    name = repr(str(path))
-    try:
-        if path.is_dir():
-            raise ImageError(f"{name} is a directory, not a picture")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{name} is not a regular file")
-        with path.open("rb") as file:
-            return _read(file, name, max_pixels)
-    except FileNotFoundError:
-        raise ImageError(f"the picture {name} does not exist") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(f"the picture {name} cannot be opened: {_reason(error)}") from None
+    raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
 
 
 def resize_shape(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
@@ -98,7 +86,9 @@ def preprocess(images: Sequence[U8], config: ImageConfig, fixed_size: tuple[int,
     """
     if not images:
         raise ImageError("no picture was given")
-    sizes = np.array([_fit(resize_shape(*image.shape[:2], config), fixed_size) for image in images], np.int64)
+    sizes = np.array(
+        [_fit(resize_shape(image.shape[0], image.shape[1], config), fixed_size) for image in images], np.int64
+    )
     if fixed_size is None:
         divisor = config.size_divisor
         height, width = (-(-int(side) // divisor) * divisor for side in sizes.max(axis=0))
@@ -111,10 +101,7 @@ def preprocess(images: Sequence[U8], config: ImageConfig, fixed_size: tuple[int,
 
 
 def restore_boxes(boxes: F32, resized: tuple[int, int], original: tuple[int, int]) -> F32:
-    """Boxes (N, 4) xyxy from a resized picture's pixels to the original's, both sizes as (h, w).
-
-    A side shorter than a pixel on the way is no matter: the two ratios are taken of the real, rounded sizes.
-    """
+    """Boxes (N, 4) xyxy from a resized picture's pixels to the original's, both sizes as (h, w)."""
     y, x = original[0] / resized[0], original[1] / resized[1]
     return boxes * np.array([x, y, x, y], np.float32)
 
@@ -141,9 +128,24 @@ def _normalize(image: U8, config: ImageConfig, out: F32) -> None:
             # The original's v / 255 * 255 is v for all 256 values in float32, so both are left out.
             pixels: U8 | F32 = image[..., 2 - channel]
         else:
-            pixels = image[..., channel] / np.float32(255)
+            pixels = np.divide(image[..., channel], np.float32(255), dtype=np.float32)
         np.subtract(pixels, np.float32(config.mean[channel]), out=out[channel], dtype=np.float32)
         out[channel] /= np.float32(config.std[channel])
+
+
+def _from_path(path: Path, max_pixels: int) -> U8:
+    name = repr(str(path))
+    try:
+        if path.is_dir():
+            raise ImageError(f"{name} is a directory, not a picture")
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{name} is not a regular file")
+        with path.open("rb") as file:
+            return _read(file, name, max_pixels)
+    except FileNotFoundError:
+        raise ImageError(f"the picture {name} does not exist") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError(f"the picture {name} cannot be opened: {_reason(error)}") from None
 
 
 def _from_array(array: U8, max_pixels: int) -> U8:
@@ -163,12 +165,12 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> U8:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             Image.init()
             image = Image.open(file, formats=[known for known in _FORMATS if known in Image.OPEN])
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture that can be read (JPEG, PNG, WebP, TIFF, ...)") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name} is too large: more than {max_pixels} pixels") from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise ImageError(f"{name} is a damaged picture: {_reason(error)}") from None
+        raise ImageError(f"{name} cannot be read: {_reason(error)}") from None
     with image:
         return _decode(image, name, max_pixels)
 
@@ -182,12 +184,13 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> U8:
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise ImageError(f"{name} is a damaged picture: {_reason(error)}") from None
+        raise ImageError(f"{name} cannot be decoded: {_reason(error)}") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # the pixels of a picture with damaged EXIF are as good as any
         return image
 
@@ -198,7 +201,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.copy()
         del image.info["transparency"]  # dropped all the same, but with a warning
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_uint8(values: NDArray[np.generic], sixteen_bit: bool) -> U8:
@@ -211,7 +214,8 @@ def _to_uint8(values: NDArray[np.generic], sixteen_bit: bool) -> U8:
     brightest = float(pixels.max())
     whites = [1.0] if values.dtype.kind == "f" else []
     white = 65535.0 if sixteen_bit else next((w for w in [*whites, 255.0, 65535.0] if brightest <= w), brightest)
-    return np.clip(np.rint(pixels * np.float32(255 / white)), 0, 255).astype(np.uint8)
+    scaled: U8 = np.clip(np.rint(pixels * np.float32(255 / white)), 0, 255).astype(np.uint8)
+    return scaled
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from glip_export.config import GlipConfig, config_from_dict, config_to_dict
@@ -14,6 +14,13 @@ from glip_export.files import MANIFEST
 
 FORMAT = 1  # raised when an older glip-export could not read the manifest rightly
 T = TypeVar("T")
+_KIND: dict[Any, str] = {
+    int: "a whole number",
+    (int, float): "a number",
+    str: "a text",
+    dict: "an object",
+    list: "a list",
+}
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,14 @@ class Manifest:
     extra: dict[str, Any] = field(default_factory=dict)  # what later stages note, each under its own key
 
 
-def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
+def parse_manifest(manifest: dict[str, Any], folder: Path) -> Manifest:
+    """Check the JSON object read from `folder`'s manifest; raises BundleError naming the key that is wrong."""
     where = f"{folder / MANIFEST}"
     made_by = _get(manifest, "format", int, where)
     if made_by > FORMAT:
-        raise BundleError(f"{folder} was made by a newer glip-export: format {made_by}, this one reads {FORMAT}")
+        raise BundleError(
+            f"{folder} was made by a newer glip-export: format {made_by}, this one reads {FORMAT}; update glip-export"
+        )
     if made_by < 1:
         raise BundleError(f"{where}: there is no format {made_by}")
     try:
@@ -75,8 +85,7 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
     except ConfigError as error:
         raise BundleError(f"{where}: config: {error}") from error
     weights = _get(manifest, "weights", dict, where)
-    return Bundle(
-        path=folder,
+    return Manifest(
         format=made_by,
         name=_get(manifest, "name", str, where),
         created=_get(manifest, "created", str, where),
@@ -92,6 +101,23 @@ def _parse(folder: Path, manifest: dict[str, Any]) -> Bundle:
         versions={key: str(value) for key, value in _get(manifest, "versions", dict, where).items()},
         extra=_get(manifest, "extra", dict, where),
     )
+
+
+def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
+    """`manifest` as what json.dumps takes; `parse_manifest` reads it back."""
+    return {
+        "format": manifest.format,
+        "name": manifest.name,
+        "created": manifest.created,
+        "precision": manifest.precision,
+        "image_size": manifest.image_size,
+        "weights": dataclasses.asdict(manifest.weights),
+        "graphs": {name: _without_name(graph) for name, graph in manifest.graphs.items()},
+        "config": config_to_dict(manifest.config),
+        "versions": manifest.versions,
+        "extra": manifest.extra,
+        "files": {name: dataclasses.asdict(file) for name, file in manifest.files.items()},
+    }
 
 
 def _parse_graph(name: str, value: dict[str, Any], where: str) -> Graph:
@@ -113,8 +139,8 @@ def _parse_graph(name: str, value: dict[str, Any], where: str) -> Graph:
 
 def _parse_file(name: str, value: dict[str, Any], where: str) -> File:
     path = PurePosixPath(name)
-    # A backslash or a colon is a folder or a drive on Windows.
-    if path.is_absolute() or ".." in path.parts or str(path) != name or name == MANIFEST or set(name) & set("\\:\0"):
+    plain = not path.is_absolute() and ".." not in path.parts and str(path) == name and name.isprintable()
+    if not plain or name == MANIFEST or "\\" in name or ":" in name:  # on Windows these two lead elsewhere
         raise BundleError(f"{where} lists {name!r}, which is not the plain name of a file in the bundle")
     where = f"{where}: file {name}"
     return File(sha256=_get(value, "sha256", str, where), bytes=_get(value, "bytes", int, where))
@@ -144,32 +170,5 @@ def _get(values: dict[str, Any], key: str, kind: type[T] | tuple[type[T], ...], 
     return value
 
 
-_KIND: dict[Any, str] = {
-    int: "a whole number",
-    (int, float): "a number",
-    str: "a text",
-    dict: "an object",
-    list: "a list",
-}
-
-
-def _to_json(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "format": bundle.format,
-        "name": bundle.name,
-        "created": bundle.created,
-        "precision": bundle.precision,
-        "image_size": bundle.image_size,
-        "weights": dataclasses.asdict(bundle.weights),
-        "graphs": {name: _without_name(graph) for name, graph in bundle.graphs.items()},
-        "config": config_to_dict(bundle.config),
-        "versions": bundle.versions,
-        "extra": bundle.extra,
-        "files": {name: dataclasses.asdict(file) for name, file in bundle.files.items()},
-    }
-
-
 def _without_name(graph: Graph) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(graph).items() if key != "name"}
-
-

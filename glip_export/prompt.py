@@ -90,9 +90,7 @@ class Prompt:
         """SHA-256 of the prompt, the same in every process."""
         return hashlib.sha256(json.dumps([self.names, self.caption, self.spans]).encode()).hexdigest()
 
-    def chunks(
-        self, max_query_len: int = 256, separator: str = ". ", chunk: int = -1
-    ) -> tuple[TokenizedChunk, ...]:
+    def chunks(self, max_query_len: int = 256, separator: str = ". ", chunk: int = -1) -> tuple[TokenizedChunk, ...]:
         """The prompt as captions of at most `max_query_len` tokens, [CLS] and [SEP] included.
 
         chunk > 0 gives that many names a caption (GLIP: TEST.CHUNKED_EVALUATION), else all names go in one. A caption
@@ -103,9 +101,7 @@ class Prompt:
             return (_tokenize(self.caption, self.spans, self.names, 0, max_query_len),)
         size = chunk if chunk > 0 else len(self.names)
         blocks = ((first, self.names[first : first + size]) for first in range(0, len(self.names), size))
-        return tuple(
-            part for first, names in blocks for part in _split_to_fit(names, first, max_query_len, separator)
-        )
+        return tuple(part for first, names in blocks for part in _split_to_fit(names, first, max_query_len, separator))
 
 
 def clean_name(name: str) -> str:
@@ -130,15 +126,13 @@ def class_map(chunk: TokenizedChunk, score_agg: str, length: int | None = None) 
 @lru_cache(maxsize=1)
 def tokenizer() -> BertWordPieceTokenizer:
     """bert-base-uncased's WordPiece tokenizer, lower case, from the packaged vocabulary."""
-    text = files("glip_export").joinpath("data", "bert_base_uncased_vocab.txt").read_text(encoding="utf-8")
+    text = (files("glip_export") / "data" / "bert_base_uncased_vocab.txt").read_text(encoding="utf-8")
     # Not splitlines(): the vocabulary may hold characters that Python takes for line ends.
     words = text.removesuffix("\n").split("\n")
     return BertWordPieceTokenizer({word: index for index, word in enumerate(words)}, lowercase=True)
 
 
-def _split_to_fit(
-    names: tuple[str, ...], first: int, max_query_len: int, separator: str
-) -> Iterator[TokenizedChunk]:
+def _split_to_fit(names: tuple[str, ...], first: int, max_query_len: int, separator: str) -> Iterator[TokenizedChunk]:
     """Chunks that take names in order while their caption fits."""
     # A stop ends a word for WordPiece, so a caption's length is the sum of its parts' and one pass over the names is
     # enough to find where to cut.
@@ -234,4 +228,4 @@ def _check_length(characters: int) -> None:
 def _quote(value: object) -> str:
     """On one line and short, whatever it is."""
     text = repr(value[:80] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:56] + "...'"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -32,7 +32,8 @@ class Glip(nn.Module):
         self.text_encoder = TextEncoder(config)
         self.vision_backbone = VisionBackbone(config)
         self.fusion_head = FusionHead(config)
-        self.checkpoint: Checkpoint | None = None  # where the weights came from, without the weights
+        self.weights_path: Path | None = None  # where the weights came from
+        self.weights_sha256 = ""
         self.load_report: LoadReport | None = None
 
     def forward(
@@ -69,18 +70,23 @@ def load_model(
     checkpoint's shapes identify. overrides: KEY VALUE pairs, flat. bert_config: sizes of a BERT that is not bert-base.
     Raises CheckpointError or ConfigError, each saying what to do.
     """
-    path = resolve_weights(weights)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(resolve_weights(weights))
     settings = load_config(
         None if config is None else Path(config),
         overrides,
         None if bert_config is None else Path(bert_config),
         checkpoint.shapes,
     )
-    model = Glip(settings)
+    return build_model(settings, checkpoint)
+
+
+def build_model(config: GlipConfig, checkpoint: Checkpoint) -> Glip:
+    """The model of a configuration with a checkpoint's weights; raises CheckpointError if they do not fit."""
+    model = Glip(config)
     names = {official_name(name): name for name, _ in model.named_parameters()}
     report = match(checkpoint.state, {key: tuple(model.get_parameter(name).shape) for key, name in names.items()})
-    report.raise_if_incomplete(path)
+    report.raise_if_incomplete(checkpoint.path)
     model.load_state_dict({name: checkpoint.state[key] for key, name in names.items()}, assign=True)
+    model.weights_path, model.weights_sha256 = checkpoint.path.resolve(), checkpoint.sha256
     model.load_report = report
     return model.eval().requires_grad_(False)

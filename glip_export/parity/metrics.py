@@ -19,7 +19,7 @@ RELATIVE = 1e-3
 BOX_PX = 0.05
 # Scores are square roots of products of sigmoids: well under 1e-4 in a small model, up to a few 1e-4 through 8 blocks.
 SCORE = 1e-3
-# The share of a picture's detections that may be put down to noise (see pairing). More is no coincidence.
+# The share of a picture's detections that NMS may keep differently for noise (see pairing). More is no coincidence.
 EXCUSED_SHARE = 0.05
 
 _BLOCK = 1 << 20  # elements compared at a time: P3 of three pictures in float64 would need 300 MB
@@ -32,7 +32,7 @@ class Tolerance:
     relative: float = RELATIVE  # max|difference| over the reference's rms, of a tensor
     box_px: float = BOX_PX  # pixels of the resized picture, of a box's corner coordinate
     score: float = SCORE  # of a detection's score
-    excused_share: float = EXCUSED_SHARE  # of a picture's detections that may be unpaired within noise, at least one
+    excused_share: float = EXCUSED_SHARE  # of a picture's detections that NMS may keep differently; one always may
 
 
 @dataclass(frozen=True)

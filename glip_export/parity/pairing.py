@@ -79,13 +79,16 @@ class DetectionDiff:
         return self.candidate - self.paired
 
     def within(self, tolerance: Tolerance) -> bool:
-        """No real difference, the pairs near enough, and not too much put down to noise."""
-        excusable = max(1.0, tolerance.excused_share * max(self.reference, self.candidate))
-        excused = max(
-            sum(item.side == side for item in self.within_noise) for side in ("reference", "candidate")
-        )
+        """No real difference, the pairs near enough, and no more put down to noise than noise does.
+
+        Where scores crowd, many may fall off the end, yet most must pair. The other reasons are rare coincidences.
+        """
+        most = max(self.reference, self.candidate)
+        suppressed = [item.side for item in self.within_noise if item.reason != "cut-off"]
+        coincidences = max(suppressed.count("reference"), suppressed.count("candidate"))
         near = self.box_px <= tolerance.box_px and self.score <= tolerance.score
-        return near and not self.real and excused <= excusable
+        plausible = coincidences <= max(1.0, tolerance.excused_share * most) and 2 * self.paired >= most
+        return near and plausible and not self.real
 
 
 def pair(

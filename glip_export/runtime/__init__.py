@@ -1,0 +1,1 @@
+"""Running a bundle: the Detector, and one session file a backend."""

@@ -1,0 +1,179 @@
+"""glip-export: one thin command a verb. Heavy imports stay inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glip_export.errors import GlipExportError
+
+app = typer.Typer(
+    name="glip-export",
+    help="GLIP from an official PyTorch checkpoint to verified ONNX, and detections from it.",
+    epilog="Start with: glip-export onnx --weights glip_tiny_model_o365_goldg.pth",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+BundleArgument = Annotated[
+    Path | None, typer.Argument(help="The bundle's folder; by default the newest under engines/.", show_default=False)
+]
+BundleOption = Annotated[
+    Path | None, typer.Option(help="The bundle's folder; by default the newest under engines/.", show_default=False)
+]
+Backends = Annotated[
+    list[str] | None, typer.Option("--backend", help="torch or onnxruntime; repeat for several.", show_default=False)
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.", show_default=False)]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the result here as JSON.", dir_okay=False, show_default=False)
+]
+WeightsAgain = Annotated[
+    str | None,
+    typer.Option(help="The checkpoint, if it is no longer where the bundle was made.", show_default=False),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        from glip_export import __version__
+
+        typer.echo(f"glip-export {__version__}")
+        raise typer.Exit
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # so that an override's value may be -1
+def onnx(
+    weights: Annotated[
+        str, typer.Option(help="An official checkpoint: .pth, .safetensors, or hf://OWNER/REPO/FILE.", metavar="FILE")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="An official YAML; by default the published one the weights fit.", show_default=False),
+    ] = None,
+    bert_config: Annotated[
+        Path | None, typer.Option(help="JSON with the sizes of a BERT that is not bert-base.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The bundle's folder; by default engines/<weights>.", show_default=False)
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Fix the pictures' size: a smaller, faster bundle.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY VALUE]...", help="Configuration overrides.", show_default=False),
+    ] = None,
+) -> None:
+    """Export a checkpoint to a bundle of three ONNX graphs, each checked against PyTorch.
+
+    Example: glip-export onnx --weights glip_tiny_model_o365_goldg.pth MODEL.DYHEAD.SCORE_AGG MEAN
+    """
+    from glip_export.commands.onnx import run
+
+    run(weights, config, bert_config, output, _size(image_size), _overrides(overrides))
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument = None,
+    weights: WeightsAgain = None,
+    backend: Backends = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One small case instead of all.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Name the first module whose output leaves tolerance.")
+    ] = False,
+    threads: Threads = None,
+    json: JsonOption = None,
+) -> None:
+    """Prove a bundle against the PyTorch reference: every graph's outputs, every detection.
+
+    Exits with 1 if anything is out of tolerance. Example: glip-export verify engines/glip_tiny --json parity.json
+    """
+    from glip_export.commands.verify import run
+
+    if not run(_bundle(bundle), weights, tuple(backend or ("onnxruntime",)), quick, trace, threads, json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def detect(
+    images: Annotated[list[Path], typer.Argument(help="Pictures; run as one batch, padded together.")],
+    prompt: Annotated[str, typer.Option(help='What to look for, names with stops between: "cat. remote control".')],
+    bundle: BundleOption = None,
+    backend: Annotated[str, typer.Option(help="torch or onnxruntime.")] = "onnxruntime",
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Draw and print detections from this score on.")] = 0.5,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures a batch; by default all in one.", show_default=False)
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Names a caption; by default as many as fit.", show_default=False)
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the annotated pictures.")] = Path("detections"),
+    weights: WeightsAgain = None,
+    threads: Threads = None,
+    json: JsonOption = None,
+) -> None:
+    """Detect what a prompt names; writes annotated pictures, and with --json all boxes whatever their score.
+
+    Example: glip-export detect photo.jpg --prompt "cat. remote control"
+    """
+    from glip_export.commands.detect import run
+
+    run(images, prompt, _bundle(bundle), backend, threshold, batch_size, chunk, output, weights, threads, json)
+
+
+@app.command()
+def info(
+    bundle: BundleArgument = None,
+    json: JsonOption = None,
+) -> None:
+    """Show what a bundle holds: its model, graphs, sizes, and the checkpoint it came from."""
+    from glip_export.commands.info import run
+
+    run(_bundle(bundle), json)
+
+
+def main() -> None:
+    """The entry point: a mistake of the user's is one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except GlipExportError as error:
+        print(f"glip-export: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("glip-export: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _bundle(path: Path | None) -> Path:
+    from glip_export.bundle import newest_bundle
+
+    return path or newest_bundle()
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise GlipExportError(f"--image-size is HEIGHTxWIDTH, such as 800x1216, not {text!r}")
+    return int(height), int(width)
+
+
+def _overrides(words: list[str] | None) -> tuple[str, ...]:
+    for word in words or ():
+        if word.startswith("--"):
+            raise GlipExportError(f"there is no option {word}; see: glip-export onnx --help")
+    return tuple(words or ())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""glip-export detect: pictures and a prompt to boxes, drawn and as JSON."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+from rich.table import Table
+
+from glip_export.commands.console import console
+from glip_export.detections import Detections
+from glip_export.errors import GlipExportError
+from glip_export.files import atomic_path, atomic_write_text
+from glip_export.image import U8, load_image
+from glip_export.prompt import Prompt
+from glip_export.runtime.detector import Detector
+
+
+def run(
+    images: Sequence[Path],
+    prompt: str,
+    bundle: Path,
+    backend: str,
+    threshold: float,
+    batch_size: int | None,
+    chunk: int | None,
+    output: Path,
+    weights: str | None,
+    threads: int | None,
+    json: Path | None,
+) -> None:
+    """Detects, prints a table, writes one annotated PNG a picture and, with json, every detection."""
+    parsed = Prompt.of(prompt)
+    targets = _targets(images, output)
+    pictures = [load_image(image) for image in images]  # all are looked at before the first is run
+    detector = Detector.open(bundle, backend, threads, weights)
+    size = batch_size or len(pictures)
+    results: list[Detections] = []
+    started = time.perf_counter()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("detecting", total=len(pictures))
+        for start in range(0, len(pictures), size):
+            results += detector.detect(pictures[start : start + size], parsed, chunk=chunk)
+            progress.update(task, completed=len(results))
+    seconds = time.perf_counter() - started
+    for picture, detections, target in zip(pictures, results, targets, strict=True):
+        _draw(picture, detections, threshold, target)
+    if json is not None:
+        entries = [
+            {"file": str(image), "annotated": str(target), **detections.to_dict()}
+            for image, target, detections in zip(images, targets, results, strict=True)
+        ]
+        document = {"bundle": str(bundle), "backend": backend, "prompt": prompt, "results": entries}
+        atomic_write_text(json, json_module.dumps(document, indent=1) + "\n")
+    console.print(_table(images, results, threshold))
+    console.print(f"{len(pictures)} picture(s) in {seconds:.2f} s; annotated in {output}{f', {json}' if json else ''}")
+
+
+def _targets(images: Sequence[Path], output: Path) -> list[Path]:
+    """Where each annotated picture goes; pictures of one name are told apart by a number."""
+    if output.exists() and not output.is_dir():
+        raise GlipExportError(f"--output {output} is a file; it is the folder for the annotated pictures")
+    targets: list[Path] = []
+    for image in images:
+        target, number = output / f"{image.stem}.png", 2
+        while target in targets:
+            target, number = output / f"{image.stem}-{number}.png", number + 1
+        targets.append(target)
+    return targets
+
+
+def _draw(picture: U8, detections: Detections, threshold: float, target: Path) -> None:
+    drawn = detections.draw(picture, threshold)
+    with atomic_path(target) as temporary:
+        drawn.save(temporary, format="PNG")
+
+
+def _table(images: Sequence[Path], results: Sequence[Detections], threshold: float) -> Table:
+    table = Table(title=f"detections that score {threshold:g} or more")
+    for column in ("picture", "name", "score", "box (xyxy, pixels)"):
+        table.add_column(column, justify="right" if column == "score" else "left")
+    for image, detections in zip(images, results, strict=True):
+        shown = detections.above(threshold)
+        for name, score, box in zip(shown.names[:20], shown.scores, shown.boxes, strict=False):
+            table.add_row(image.name, name, f"{score:.3f}", ", ".join(f"{side:.1f}" for side in box))
+        rest = len(shown) - 20
+        if rest > 0:
+            table.add_row(image.name, f"and {rest} more", "", "")
+        if not len(shown):
+            best = f"best score {detections.scores[0]:.3f}" if len(detections) else "none at all"
+            table.add_row(image.name, "none", "", best)
+    return table

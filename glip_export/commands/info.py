@@ -1,0 +1,53 @@
+"""glip-export info: what a bundle holds."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+
+from rich.table import Table
+
+from glip_export.bundle import Bundle
+from glip_export.commands.console import console, megabytes
+from glip_export.files import atomic_write_text
+from glip_export.graphs.contracts import GRAPHS
+from glip_export.manifest import manifest_to_json
+
+
+def run(path: Path, json: Path | None) -> None:
+    """Prints the bundle's contents, its hashes checked; writes its manifest's fields as JSON."""
+    bundle = Bundle.open(path)
+    facts = Table.grid(padding=(0, 2))
+    config = bundle.config
+    size = "any multiple of 32" if bundle.image_size is None else "{}x{}".format(*bundle.image_size)
+    for key, value in (
+        ("bundle", f"{bundle.path} (all SHA-256 right)"),
+        ("model", config.name),
+        ("made", f"{bundle.created}, {', '.join(f'{name} {number}' for name, number in bundle.versions.items())}"),
+        ("weights", bundle.weights.path),
+        ("SHA-256", bundle.weights.sha256),
+        ("precision", bundle.precision),
+        ("input size", f"{size}; pictures are resized to {config.image.min_size}/{config.image.max_size}"),
+        ("text", f"up to {config.text.max_query_len} tokens a caption, scores by {config.detection.score_agg}"),
+        ("detections", f"{config.detection.detections_per_image} a picture"),
+    ):
+        facts.add_row(f"[bold]{key}", str(value))
+    console.print(facts)
+    graphs = Table()
+    for column in ("graph", "opset", "nodes", "parameters", "MB", "inputs", "outputs"):
+        graphs.add_column(column, justify="right" if column in ("opset", "nodes", "parameters", "MB") else "left")
+    for name, spec in GRAPHS.items():
+        graph = bundle.graphs[name]
+        graphs.add_row(
+            name,
+            str(graph.opset),
+            str(graph.nodes),
+            f"{graph.parameters / 1e6:.1f} M",
+            megabytes(graph.bytes),
+            ", ".join(spec.input_names),
+            ", ".join(spec.output_names),
+        )
+    console.print(graphs)
+    if json is not None:
+        atomic_write_text(json, json_module.dumps(manifest_to_json(bundle), indent=2) + "\n")
+        console.print(f"Wrote {json}")

@@ -1,0 +1,67 @@
+"""glip-export onnx: checkpoint to bundle, with a first check of each graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from glip_export.bundle import Bundle
+from glip_export.checkpoint import resolve_weights
+from glip_export.commands.console import console, megabytes
+from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.export import check_image_size, export_onnx
+from glip_export.model.glip import load_model
+from glip_export.parity.first_check import first_check
+from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
+from glip_export.runtime.torch_session import TorchSession
+
+
+def run(
+    weights: str,
+    config: Path | None,
+    bert_config: Path | None,
+    output: Path | None,
+    image_size: tuple[int, int] | None,
+    overrides: Sequence[str],
+) -> None:
+    """Loads, exports, checks, and prints a summary."""
+    if image_size is not None:
+        check_image_size(image_size)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task(f"loading {weights}")
+        path = resolve_weights(weights)
+        model = load_model(path, config, overrides, bert_config)
+        if model.load_report is not None:
+            progress.console.print(f"{path.name}: {model.load_report.summary()}")
+            progress.console.print(f"SHA-256 {model.weights_sha256}")
+        target = output or Path("engines") / path.stem
+        bundle = export_onnx(model, target, image_size, lambda step: progress.update(task, description=step))
+        progress.update(task, description="comparing with PyTorch")
+        differences = first_check(TorchSession(model), OnnxRuntimeSession(bundle), bundle.config, image_size)
+    console.print(_summary(bundle, differences))
+    console.print(f"Wrote {bundle.path}. Next: glip-export verify {bundle.path}")
+
+
+def _summary(bundle: Bundle, differences: dict[str, float]) -> Table:
+    size = "dynamic" if bundle.image_size is None else "{}x{}".format(*bundle.image_size)
+    table = Table(title=f"{bundle.config.name}, {bundle.precision}, pictures {size}, opset {_opset(bundle)}")
+    for column in ("graph", "nodes", "parameters", "MB", "seconds", "max|diff|/rms"):
+        table.add_column(column, justify="left" if column == "graph" else "right")
+    for name in GRAPHS:
+        graph = bundle.graphs[name]
+        table.add_row(
+            name,
+            str(graph.nodes),
+            f"{graph.parameters / 1e6:.1f} M",
+            megabytes(graph.bytes),
+            f"{graph.seconds:.0f}",
+            f"{differences[name]:.1e}",
+        )
+    return table
+
+
+def _opset(bundle: Bundle) -> int:
+    return max(graph.opset for graph in bundle.graphs.values())

@@ -1,0 +1,44 @@
+"""glip-export verify: a bundle against the PyTorch reference, as a table, as JSON, as a verdict."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from glip_export.bundle import Bundle
+from glip_export.commands.console import console
+from glip_export.files import atomic_write_text
+from glip_export.parity.cases import built_in_cases
+from glip_export.parity.ladder import climb_all
+from glip_export.parity.report import ParityReport
+from glip_export.runtime.backends import open_session
+
+
+def run(
+    path: Path,
+    weights: str | None,
+    backends: Sequence[str],
+    quick: bool,
+    trace: bool,
+    threads: int | None,
+    json: Path | None,
+) -> bool:
+    """Prints the report, writes it as JSON; True if every backend is within tolerance."""
+    bundle = Bundle.open(path)
+    cases = built_in_cases(bundle.config, bundle.image_size, quick)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("loading the reference")
+        reference = open_session(bundle, "torch", threads, None if weights is None else Path(weights))
+        candidates = [open_session(bundle, backend, threads) for backend in backends]
+        results = climb_all(
+            reference, candidates, bundle.config, cases, progress=lambda step: progress.update(task, description=step)
+        )
+    report = ParityReport(results)
+    console.print(report.table())
+    if json is not None:
+        atomic_write_text(json, json_module.dumps(report.to_dict(), indent=1) + "\n")
+        console.print(f"Wrote {json}")
+    return report.passed

@@ -1,0 +1,187 @@
+"""The three modules of a GLIP to the three ONNX graphs of a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from torch.export import Dim
+
+from glip_export.bundle import Bundle, Graph, Weights, installed_versions, write_manifest
+from glip_export.errors import GlipExportError
+from glip_export.files import atomic_directory
+from glip_export.graphs.contracts import GRAPHS, STRIDE, GraphSpec, TensorSpec, fixed_axes, pyramid_axes
+from glip_export.graphs.translations import translation_table
+from glip_export.model.glip import Glip
+
+OPSET = 20  # DeformConv needs 19; TensorRT 10.8's parser reads no more than 22
+IR_VERSION = 10  # what TensorRT 10.8's parser was built with
+MAX_CELLS = 256  # a side of a picture in units of STRIDE: 8192 pixels
+MAX_CLASSES = 16384
+
+Progress = Callable[[str], None]
+
+
+def export_onnx(
+    model: Glip, output: str | Path, image_size: tuple[int, int] | None = None, progress: Progress | None = None
+) -> Bundle:
+    """Writes a bundle of three ONNX graphs and opens it.
+
+    The batch, tokens and classes vary; so do the picture's sides, unless image_size (height, width, multiples of 32)
+    makes a static, smaller and faster vision side. progress is called with what begins. Nothing is left behind if the
+    export fails or is stopped. Raises GlipExportError for an image_size that cannot be, BundleError if the output is
+    a folder that is no bundle.
+    """
+    if image_size is not None:
+        check_image_size(image_size)
+    say = progress or (lambda step: None)
+    graphs = []
+    with atomic_directory(output) as folder:
+        for spec in GRAPHS.values():
+            say(f"{spec.name}: tracing")
+            started = time.perf_counter()
+            graph = trace(model, spec, image_size)
+            say(f"{spec.name}: checking")
+            file = folder / f"{spec.name}.onnx"
+            onnx_ir.save(graph, file, external_data=f"{spec.name}.onnx.data")
+            onnx.checker.check_model(str(file), full_check=True)
+            graphs.append(
+                Graph(
+                    name=spec.name,
+                    file=file.name,
+                    opset=OPSET,
+                    nodes=len(graph.graph),
+                    parameters=sum(p.numel() for p in getattr(model, spec.name).parameters()),
+                    seconds=round(time.perf_counter() - started, 1),
+                )
+            )
+            del graph
+        say("hashing")
+        write_manifest(
+            folder,
+            name=Path(output).name,
+            config=model.config,
+            weights=Weights(path=str(model.weights_path or ""), sha256=model.weights_sha256),
+            graphs=graphs,
+            image_size=image_size,
+            versions=installed_versions("torch", "onnx", "onnxscript", "onnx-ir", "transformers"),
+        )
+    return Bundle.open(output)
+
+
+def check_image_size(image_size: tuple[int, int]) -> None:
+    """Raises GlipExportError unless both sides are multiples of 32 from 64 to 8192 pixels."""
+    if all(side % STRIDE == 0 and 2 <= side // STRIDE <= MAX_CELLS for side in image_size):
+        return
+    height, width = (min(max(-(-side // STRIDE), 2), MAX_CELLS) * STRIDE for side in image_size)
+    raise GlipExportError(
+        f"an image size of {image_size[0]}x{image_size[1]} cannot be: "
+        f"both sides are multiples of {STRIDE}; the next is {height}x{width}"
+    )
+
+
+def trace(model: Glip, spec: GraphSpec, image_size: tuple[int, int] | None = None) -> onnx_ir.Model:
+    """One module as an ONNX graph of standard operators, with the contract's names and axes."""
+    sizes = example_axes(model, image_size)
+    static = set() if image_size is None else set(pyramid_axes(*image_size))
+    arguments, shapes = [], []
+    for tensor in spec.inputs:
+        arguments.append(_example(tensor, sizes))
+        shapes.append(_dynamic_axes(tensor, static))
+    if spec.name == "fusion_head":  # the module takes the pyramid as one argument
+        arguments = [tuple(arguments[:5]), *arguments[5:]]
+        shapes = [tuple(shapes[:5]), *shapes[5:]]
+    with _folded(model), _quiet():
+        program = torch.onnx.export(
+            getattr(model, spec.name),
+            tuple(arguments),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=spec.input_names,
+            output_names=spec.output_names,
+            dynamic_shapes=tuple(shapes),
+            custom_translation_table=translation_table(),
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise GlipExportError(f"the exporter gave no graph for {spec.name}")
+    return _to_contract(program.model, model, spec, static, sizes)
+
+
+def example_axes(model: Glip, image_size: tuple[int, int] | None) -> dict[str, int]:
+    """Sizes to trace with: none is 1 and no two are equal by chance, or the exporter would take them as fixed."""
+    varying = pyramid_axes(*(image_size or (9 * STRIDE, 13 * STRIDE)))
+    return {**fixed_axes(model.config), **varying, "B": 2, "T": 11, "K": 7}
+
+
+def _example(tensor: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:
+    shape = [axis if isinstance(axis, int) else sizes[axis] for axis in tensor.axes]
+    generator = torch.Generator().manual_seed(0)
+    if tensor.dtype == "float32":
+        return torch.rand(shape, generator=generator)
+    return torch.ones(shape, dtype=torch.int64)  # ids, masks and sizes alike
+
+
+def _dynamic_axes(tensor: TensorSpec, static: set[str]) -> dict[int, Any]:
+    return {
+        place: _dimension(axis)
+        for place, axis in enumerate(tensor.axes)
+        if isinstance(axis, str) and axis not in static and axis not in ("C", "L")
+    }
+
+
+def _dimension(axis: str) -> Any:
+    if axis in ("H", "W"):
+        return STRIDE * Dim(f"{axis}_cells", min=2, max=MAX_CELLS)
+    limits = {"B": 1024, "T": 4096, "K": MAX_CLASSES}
+    return Dim(axis, min=2, max=limits.get(axis, MAX_CELLS * STRIDE // 8))
+
+
+@contextlib.contextmanager
+def _folded(model: Glip) -> Iterator[None]:
+    model.fusion_head.fold()
+    try:
+        yield
+    finally:
+        model.fusion_head.fold(False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on torchvision, renamed axes and its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _to_contract(
+    graph: onnx_ir.Model, model: Glip, spec: GraphSpec, static: set[str], sizes: dict[str, int]
+) -> onnx_ir.Model:
+    """Gives inputs and outputs the contract's axis names, and the model its metadata."""
+    fixed = {**fixed_axes(model.config), **{axis: sizes[axis] for axis in static}}
+    values = [*graph.graph.inputs, *graph.graph.outputs]
+    for tensor, value in zip([*spec.inputs, *spec.outputs], values, strict=True):
+        if value.name != tensor.name or value.dtype is None or value.dtype.numpy() != tensor.dtype:
+            raise GlipExportError(f"{spec.name}: the exporter made {value.name} {value.dtype} of {tensor.name}")
+        value.shape = onnx_ir.Shape([axis if isinstance(axis, int) else fixed.get(axis, axis) for axis in tensor.axes])
+    graph.ir_version = IR_VERSION
+    graph.producer_name = "glip-export"
+    graph.metadata_props.update(
+        {"glip.graph": spec.name, "glip.model": model.config.name, "glip.weights_sha256": model.weights_sha256}
+    )
+    return graph

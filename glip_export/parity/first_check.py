@@ -1,0 +1,42 @@
+"""The quick look at a fresh bundle: each graph on one small input, beside the reference. `verify` is the proof."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glip_export.config import GlipConfig
+from glip_export.parity.metrics import compare
+from glip_export.prompt import Prompt, class_map
+from glip_export.runtime.session import Session
+
+SMALL = (256, 320)  # height, width in pixels
+
+def first_check(
+    reference: Session, candidate: Session, config: GlipConfig, image_size: tuple[int, int] | None = None
+) -> dict[str, float]:
+    """The worst max|diff|/rms of each graph's outputs, each graph fed with the reference's inputs.
+
+    Pictures are noise of 256x320 pixels, or of the static bundle's image_size.
+    """
+    height, width = image_size or SMALL
+    batch = 2
+    images = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
+    chunk = Prompt.of("person. traffic light").chunks(config.text.max_query_len, config.text.separator)[0]
+    input_ids = np.repeat(chunk.input_ids[None], batch, 0)
+    mask = np.ones_like(input_ids)
+    classes = np.repeat(class_map(chunk, config.detection.score_agg)[None], batch, 0)
+    sizes = np.array([[height, width]] * batch, np.int64)
+
+    text = reference.text_encoder(input_ids, mask)
+    pyramid = reference.vision_backbone(images)
+    head = reference.fusion_head(pyramid, text, mask, classes, sizes)
+    outputs = {
+        "text_encoder": ((text,), (candidate.text_encoder(input_ids, mask),)),
+        "vision_backbone": (pyramid, candidate.vision_backbone(images)),
+
+        "fusion_head": (head[:2], candidate.fusion_head(pyramid, text, mask, classes, sizes)[:2]),
+    }
+    return {
+        name: max(compare(a, b).relative for a, b in zip(theirs, ours, strict=True))
+        for name, (theirs, ours) in outputs.items()
+    }

@@ -1,0 +1,160 @@
+"""The Detector: pictures and a prompt in, detections out, on any backend."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from glip_export.bundle import Bundle
+from glip_export.config import GlipConfig
+from glip_export.detections import Detections, concatenate
+from glip_export.errors import GlipExportError
+from glip_export.image import Picture, load_image, preprocess, restore_boxes
+from glip_export.prompt import Prompt, TokenizedChunk, class_map
+from glip_export.runtime.backends import open_session
+from glip_export.runtime.session import F32, I64, Pyramid, Session
+
+TEXT_CACHE_SIZE = 64  # captions; a caption of 256 tokens takes 0.8 MB
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """A batch of pictures after the vision backbone, ready for any number of prompts."""
+
+    features: Pyramid
+    sizes: I64  # (B, 2), h and w of each resized picture
+    originals: I64  # (B, 2), h and w of each picture as given
+
+
+class Detector:
+    """Detects what a prompt names in pictures.
+
+    It holds one session of one backend; text features are kept for the captions last used. Not for use from several
+    threads at once.
+    """
+
+    def __init__(self, session: Session, config: GlipConfig, image_size: tuple[int, int] | None = None) -> None:
+        self.session = session
+        self.config = config
+        self.image_size = image_size  # of a static bundle
+        self._text: OrderedDict[str, F32] = OrderedDict()
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        backend: str = "onnxruntime",
+        threads: int | None = None,
+        weights: str | Path | None = None,
+    ) -> Detector:
+        """Opens a bundle with a backend: torch or onnxruntime.
+
+        threads: CPU threads. weights: for torch, where the checkpoint is now. Raises BundleError if the bundle is
+        damaged or no bundle, BackendError if the backend is unknown or cannot run.
+        """
+        opened = Bundle.open(bundle)
+        session = open_session(opened, backend, threads, None if weights is None else Path(weights))
+        return cls(session, opened.config, opened.image_size)
+
+    def detect(
+        self,
+        images: Sequence[Picture],
+        prompt: str | Sequence[str] | Prompt,
+        batch_size: int | None = None,
+        chunk: int | None = None,
+    ) -> list[Detections]:
+        """Detections of each picture, boxes in the picture's own pixels, scores falling.
+
+        images: paths, PIL images or uint8 arrays (H, W, 3), run as ONE batch padded together as the original does
+        (padding changes results), or in batches of batch_size. prompt: "cat. remote control", a list of names, or a
+        Prompt; one too long for the text encoder is split into captions over the same image features. chunk: names a
+        caption (GLIP's TEST.CHUNKED_EVALUATION); None takes the configuration's. Raises ImageError and PromptError.
+        """
+        if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
+            raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
+        if batch_size is not None and batch_size < 1:
+            raise GlipExportError(f"batch_size is {batch_size}; it is 1 or more")
+        prompt = Prompt.of(prompt)
+        chunks = self._chunks(prompt, chunk)  # a prompt that cannot be used is told before any picture is read
+        size = batch_size or max(len(images), 1)
+        batches = (images[start : start + size] for start in range(0, len(images), size))
+        return [
+            detections
+            for batch in batches
+            for detections in self._detect_chunks(self.encode_images(batch), prompt, chunks)
+        ]
+
+    def encode_images(self, images: Sequence[Picture]) -> EncodedImages:
+        """One batch through the vision backbone, for `detect_encoded` with as many prompts as wanted."""
+        batch = preprocess([load_image(image) for image in images], self.config.image, self.image_size)
+        return EncodedImages(self.session.vision_backbone(batch.images), batch.sizes, batch.originals)
+
+    def detect_encoded(
+        self, encoded: EncodedImages, prompt: str | Sequence[str] | Prompt, chunk: int | None = None
+    ) -> list[Detections]:
+        """As `detect`, on pictures that were encoded before."""
+        prompt = Prompt.of(prompt)
+        return self._detect_chunks(encoded, prompt, self._chunks(prompt, chunk))
+
+    def _chunks(self, prompt: Prompt, chunk: int | None) -> tuple[TokenizedChunk, ...]:
+        text = self.config.text
+        names_a_caption = self.config.detection.chunk if chunk is None else chunk
+        return prompt.chunks(text.max_query_len, text.separator, names_a_caption)
+
+    def _detect_chunks(
+        self, encoded: EncodedImages, prompt: Prompt, chunks: tuple[TokenizedChunk, ...]
+    ) -> list[Detections]:
+        parts: list[list[Detections]] = [[] for _ in encoded.sizes]
+        for chunk in chunks:
+            names = prompt.names[chunk.first : chunk.first + len(chunk.class_tokens)]
+            for part, detections in zip(parts, self._detect_chunk(encoded, chunk, names), strict=True):
+                part.append(detections)
+        return [concatenate(part) for part in parts]
+
+    def _detect_chunk(
+        self, encoded: EncodedImages, chunk: TokenizedChunk, names: tuple[str, ...]
+    ) -> list[Detections]:
+        batch = len(encoded.sizes)
+        boxes, scores, labels, count = self.session.fusion_head(
+            encoded.features,
+            _repeat(self._encode_text(chunk), batch),
+            np.ones((batch, len(chunk.input_ids)), np.int64),
+            _repeat(class_map(chunk, self.config.detection.score_agg)[None], batch),
+            encoded.sizes,
+        )
+        results = []
+        for image in range(batch):
+            n = int(count[image])
+            resized, original = _pair(encoded.sizes[image]), _pair(encoded.originals[image])
+            results.append(
+                Detections(
+                    boxes=restore_boxes(boxes[image, :n], resized, original),
+                    scores=scores[image, :n],
+                    labels=labels[image, :n],
+                    classes=names,
+                    image_size=original,
+                )
+            )
+        return results
+
+    def _encode_text(self, chunk: TokenizedChunk) -> F32:
+        """Text features (1, T, L) of a caption, from the cache if it was used lately."""
+        if chunk.caption not in self._text:
+            input_ids = chunk.input_ids[None]
+            self._text[chunk.caption] = self.session.text_encoder(input_ids, np.ones_like(input_ids))
+            if len(self._text) > TEXT_CACHE_SIZE:
+                self._text.popitem(last=False)
+        self._text.move_to_end(chunk.caption)
+        return self._text[chunk.caption]
+
+
+def _repeat(array: F32, batch: int) -> F32:
+    return np.ascontiguousarray(np.broadcast_to(array, (batch, *array.shape[1:])))
+
+
+def _pair(size: I64) -> tuple[int, int]:
+    return int(size[0]), int(size[1])
