@@ -76,7 +76,9 @@ def _load_torch(path: Path) -> Any:
 
 def _why_not_loaded(path: Path, zipped: bool, error: Exception) -> str:
     text = str(error)
-    wanted = re.findall(r"GLOBAL ([\w.]+)", text) or ([] if zipped else _pickled_globals(path))
+    # A text file that begins with a "c" looks like such a name too, but not like module.name.
+    wanted = re.findall(r"GLOBAL ((?:[^\W\d]\w*\.)+[^\W\d]\w*)(?= |$)", text)
+    wanted = wanted or ([] if zipped else _pickled_globals(path))
     if wanted:
         return f"holds pickled code (names {wanted[0]}): refused; GLIP's official files hold only tensors"
     if "TorchScript" in text:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from glip_export.errors import ConfigError
 from glip_export.published import identify, official_values
 from glip_export.supported import check_supported
-from glip_export.yacs import Values, layer, literal, parse_overrides, read_yaml, show
+from glip_export.yacs import Values, layer, literal, parse_overrides, read_small_text, read_yaml, show
 
 T = TypeVar("T")
 
@@ -105,12 +105,9 @@ class HeadConfig:
 
     channels: int = 256  # MODEL.DYHEAD.CHANNELS, equal to MODEL.BACKBONE.OUT_CHANNELS and FUSE_CONFIG.JOINT_EMB_SIZE
     num_convs: int = 6  # MODEL.DYHEAD.NUM_CONVS
-    num_classes: int = 81  # MODEL.DYHEAD.NUM_CLASSES; sizes only the stored, unused cls_logits
     group_norm_groups: int = 16  # MODEL.GROUP_NORM.NUM_GROUPS
-    group_norm_eps: float = 1e-5  # PyTorch's; the original's DyConv does not read MODEL.GROUP_NORM.EPSILON
     early_fusion: bool = True  # FUSE_CONFIG.EARLY_FUSE_ON
     fused_dot_product: bool = True  # FUSE_CONFIG.USE_FUSED_FEATURES_DOT_PRODUCT
-    layer_scale: bool = True  # always: the original's MHA-B does not read FUSE_CONFIG.USE_LAYER_SCALE
     clamp_fusion_min: bool = True  # FUSE_CONFIG.CLAMP_MIN_FOR_UNDERFLOW
     clamp_fusion_max: bool = True  # FUSE_CONFIG.CLAMP_MAX_FOR_OVERFLOW
     stable_softmax: bool = False  # FUSE_CONFIG.STABLE_SOFTMAX_2D
@@ -175,7 +172,6 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
         head=HeadConfig(
             channels=values[dyhead + "CHANNELS"],
             num_convs=values[dyhead + "NUM_CONVS"],
-            num_classes=values[dyhead + "NUM_CLASSES"],
             group_norm_groups=values[model + "GROUP_NORM.NUM_GROUPS"],
             early_fusion=values[fuse + "EARLY_FUSE_ON"],
             fused_dot_product=values[fuse + "USE_FUSED_FEATURES_DOT_PRODUCT"],
@@ -211,10 +207,9 @@ def read_bert_config(path: Path) -> BertConfig:
     Raises ConfigError, naming the file and field.
     """
     path = Path(path)
+    text = read_small_text(path, "BERT configuration")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the BERT configuration: {error.strerror}") from error
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a BERT configuration in JSON: {error}") from error
     known = {item.name for item in fields(BertConfig)}

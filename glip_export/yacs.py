@@ -17,7 +17,7 @@ from typing import Any
 
 from glip_export.errors import ConfigError
 
-MAX_YAML_BYTES = 1 << 20  # the longest official YAML has 12 kB; more is another kind of file, such as weights
+MAX_BYTES = 1 << 20  # the longest official YAML has 12 kB; more is another kind of file, such as weights
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
         import yaml  # in the extra `export`: the runtime does without
     except ImportError as error:
         raise ConfigError("reading a YAML configuration needs PyYAML: pip install 'glip-export[export]'") from error
+    text = read_small_text(path, "configuration")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_YAML_BYTES + 1)
-        if len(data) > MAX_YAML_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MB, so not a configuration (weights go to --weights)")
-        document = yaml.safe_load(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file, so not a YAML configuration") from error
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {_yaml_problem(error)}") from error
     if not isinstance(document, dict):
         what = "is empty" if document is None else f"holds a {type(document).__name__}, not sections"
         raise ConfigError(f"{path}: {what}; give an official YAML such as glip_Swin_T_O365_GoldG.yaml")
     return dict(_flatten(document, "", path))
+
+
+def read_small_text(path: Path, what: str) -> str:
+    """The text of a configuration file. Raises ConfigError, naming the file, for anything else."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file, so not a {what}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise ConfigError(f"{path}: cannot read the {what}: {getattr(error, 'strerror', error)}") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than 1 MB, so not a {what} (weights go to --weights)")
+    return text
 
 
 def _yaml_problem(error: Exception) -> str:

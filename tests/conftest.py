@@ -1,10 +1,16 @@
-"""Where the test data is."""
+"""Where the test data is, and the small model and its bundle that many tests share."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from glip_export.model.glip import Glip
 
 DATA = Path(__file__).parent / "data"
 
@@ -19,3 +25,43 @@ def oracle_tiny() -> Path:
 def oracle_small() -> Path:
     """The original's captions, sizes, score aggregation, box decoding and NMS."""
     return DATA / "oracle" / "small"
+
+
+@pytest.fixture(scope="session")
+def tiny_io(oracle_tiny: Path) -> dict[str, np.ndarray]:
+    """The original's tensors on two pictures, by the names of the oracle's README."""
+    return dict(np.load(oracle_tiny / "io.npz"))
+
+
+@pytest.fixture(scope="session")
+def tiny_class_map(oracle_tiny: Path) -> np.ndarray:
+    """(1, 64, 4) f32: the class map (MEAN) of the small oracle's prompt."""
+    class_map = np.zeros((1, 64, 4), np.float32)
+    for label, tokens in json.loads((oracle_tiny / "prompt.json").read_text())["positive_map"].items():
+        class_map[0, tokens, int(label) - 1] = 1 / len(tokens)
+    return class_map
+
+
+@pytest.fixture(scope="session")
+def tiny_model(oracle_tiny: Path) -> Glip:
+    """The small GLIP in PyTorch."""
+    from glip_export import load_model
+
+    return load_model(
+        oracle_tiny / "weights.pth", oracle_tiny / "config.yaml", bert_config=oracle_tiny / "bert_config.json"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model: Glip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small GLIP's bundle, exported once for all of pytest's workers; not to be changed."""
+    from filelock import FileLock
+
+    from glip_export import export_onnx
+
+    shared = tmp_path_factory.getbasetemp().parent  # the same for all workers of one run
+    bundle = shared / "tiny"
+    with FileLock(shared / "tiny.lock"):
+        if not bundle.exists():
+            export_onnx(tiny_model, bundle)
+    return bundle

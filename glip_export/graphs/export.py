@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import time
@@ -24,6 +25,7 @@ from glip_export.model.glip import Glip
 
 OPSET = 20  # DeformConv needs 19; TensorRT 10.8's parser reads no more than 22
 IR_VERSION = 10  # what TensorRT 10.8's parser was built with
+MODULE_KEY = "glip.module"  # in a node's metadata: the module of the model that it came from, `dyhead_tower.0.b_attn`
 MAX_CELLS = 256  # a side of a picture in units of STRIDE: 8192 pixels
 MAX_CLASSES = 16384
 
@@ -169,6 +171,14 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _keep_module(node: onnx_ir.Node) -> None:
+    """Of the exporter's notes keeps the module that the node came from; the rest are paths of this computer."""
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))  # the last is the fx node
+    node.metadata_props.clear()
+    if len(scopes) > 1 and scopes[-2]:
+        node.metadata_props[MODULE_KEY] = scopes[-2]
+
+
 def _to_contract(
     graph: onnx_ir.Model, model: Glip, spec: GraphSpec, static: set[str], sizes: dict[str, int]
 ) -> onnx_ir.Model:
@@ -179,6 +189,8 @@ def _to_contract(
         if value.name != tensor.name or value.dtype is None or value.dtype.numpy() != tensor.dtype:
             raise GlipExportError(f"{spec.name}: the exporter made {value.name} {value.dtype} of {tensor.name}")
         value.shape = onnx_ir.Shape([axis if isinstance(axis, int) else fixed.get(axis, axis) for axis in tensor.axes])
+    for node in graph.graph.all_nodes():
+        _keep_module(node)
     graph.ir_version = IR_VERSION
     graph.producer_name = "glip-export"
     graph.metadata_props.update(

@@ -76,6 +76,7 @@ def load_model(
         overrides,
         None if bert_config is None else Path(bert_config),
         checkpoint.shapes,
+        checkpoint.path.name,
     )
     return build_model(settings, checkpoint)
 

@@ -13,15 +13,16 @@ from glip_export.config import GlipConfig
 class TextEncoder(nn.Module):
     """Token ids to text features.
 
-    With early fusion the fusion head reads BERT's last hidden states, padded tokens included; without it (GLIP-T (A))
-    it reads GLIP's `embedded`: the mean of the last N_LAYERS layers, divided by N_LAYERS again, times the mask.
+    A fusion head that fuses early, or takes its dot product with the fused text, reads BERT's last hidden states,
+    padded tokens included. One that does neither (GLIP-T (A)) reads GLIP's `embedded`: the mean of the last N_LAYERS
+    layers, divided by N_LAYERS again, times the mask.
     """
 
     def __init__(self, config: GlipConfig) -> None:
         super().__init__()
         bert = config.text.bert
         self.n_layers = config.text.n_layers
-        self.fused = config.head.early_fusion
+        self.gives_hidden = config.head.early_fusion or config.head.fused_dot_product
         self.bert = BertModel(
             HuggingFaceBertConfig(
                 vocab_size=bert.vocab_size,
@@ -42,7 +43,7 @@ class TextEncoder(nn.Module):
         dtype = self.bert.embeddings.word_embeddings.weight.dtype
         added_mask = padding_mask(attention_mask, dtype)  # given in full, BERT uses it as it is
         states = self.bert(input_ids=input_ids, attention_mask=added_mask, output_hidden_states=True).hidden_states
-        if self.fused:
+        if self.gives_hidden:
             return states[-1]  # (B, T, L)
         mean = torch.stack(states[-self.n_layers :]).mean(0) / self.n_layers
         return mean * attention_mask.unsqueeze(-1).to(mean.dtype)
