@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -15,7 +16,10 @@ Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # xyxy, inclusive pixels
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_MIN_FONT = 8  # pixels; below, Pillow's font cannot be read
+_MIN_FONT = 10  # pixels; below, Pillow's font is hard to read
+
+# Saturation and value. With nine labels a tone, the 80 of COCO lie farthest from each other.
+_TONES = ((0.85, 1.0), (0.6, 0.75), (0.35, 1.0), (1.0, 0.6), (0.3, 0.8))
 
 
 def draw_boxes(
@@ -45,14 +49,16 @@ def draw_boxes(
     for tag, color, text in reversed(tags):
         if text:
             draw.rectangle(tag, fill=color)
-            draw.text((tag[0] + _pad(font), tag[1] + _pad(font)), text, fill=_contrast(color), font=font, anchor="la")
+            top, _ = _line_extent(font)
+            place = (tag[0] + _pad(font), tag[1] + _pad(font) - top)
+            draw.text(place, text, fill=_contrast(color), font=font, anchor="la")
     return image
 
 
 def class_color(label: int) -> Color:
-    """A colour for each label: hues a golden angle apart, and each round of 8 in another tone."""
+    """A colour for each label: hues a golden angle apart, every nine in another tone."""
     hue = label * 0.618034 % 1
-    saturation, value = ((0.85, 1.0), (0.6, 0.8), (0.4, 1.0), (1.0, 0.65))[label // 8 % 4]
+    saturation, value = _TONES[label // 9 % len(_TONES)]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -71,7 +77,7 @@ def _inside(box: NDArray[np.float32], width: int, height: int) -> Box:
 
 def _shorten(text: str, font: Font, width: int) -> str:
     """The text on one line; without its score, or its end, where the picture is too narrow for them."""
-    text = " ".join(text[: width + 8].split())  # no letter is narrower than a pixel
+    text = " ".join(_plain(text[: width + 8]).split())  # no letter is narrower than a pixel
     name = text.rsplit(" ", 1)[0]
     for whole in (text, name):
         if _tag_size(whole, font)[0] <= width:
@@ -80,11 +86,22 @@ def _shorten(text: str, font: Font, width: int) -> str:
     return name[:kept] + "…" if kept else ""
 
 
+def _plain(text: str) -> str:
+    """Without accents: Pillow's built-in font has none, and draws a box for what it lacks."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+
+
 def _tag_size(text: str, font: Font) -> tuple[int, int]:
     """Width and height of a text with its margin; the height is the same for all texts."""
     left, _, right, _ = font.getbbox(text, anchor="la")
-    _, _, _, bottom = font.getbbox("Ág", anchor="la")
-    return round(right - min(left, 0)) + 2 * _pad(font), round(bottom) + 2 * _pad(font)
+    top, bottom = _line_extent(font)
+    return round(right - min(left, 0)) + 2 * _pad(font), bottom - top + 2 * _pad(font)
+
+
+def _line_extent(font: Font) -> tuple[int, int]:
+    """Top and bottom of a line of letters, in pixels below its anchor."""
+    _, top, _, bottom = font.getbbox("bg", anchor="la")
+    return round(top), round(bottom)
 
 
 def _pad(font: Font) -> int:

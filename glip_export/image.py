@@ -161,8 +161,9 @@ def _from_array(array: U8, max_pixels: int) -> U8:
 def _read(file: BinaryIO, name: str, max_pixels: int) -> U8:
     try:
         with _opening, warnings.catch_warnings():
-            # Pillow's warning of a decompression bomb: our limit is checked below, before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow warns of decompression bombs (our limit is checked below, before anything is decoded) and of every
+            # damaged tag: a person is to read one line.
+            warnings.simplefilter("ignore")
             Image.init()
             image = Image.open(file, formats=[known for known in _FORMATS if known in Image.OPEN])
     except UnidentifiedImageError:

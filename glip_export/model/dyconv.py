@@ -69,7 +69,9 @@ class DeformConvNorm(nn.Module):
         super().__init__()
         self.stride = stride
         self.conv = nn.Conv2d(config.channels, config.channels, 3)  # holds weight and bias
-        self.bn = nn.GroupNorm(config.group_norm_groups, config.channels)  # the original reads no GROUP_NORM.EPSILON here
+        self.bn = nn.GroupNorm(
+            config.group_norm_groups, config.channels
+        )  # the original reads no GROUP_NORM.EPSILON here
 
     def forward(self, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W), (B, 18, Ho, Wo), (B, 9, Ho, Wo) -> (B, C, Ho, Wo)."""

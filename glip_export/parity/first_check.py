@@ -11,6 +11,7 @@ from glip_export.runtime.session import Session
 
 SMALL = (256, 320)  # height, width in pixels
 
+
 def first_check(
     reference: Session, candidate: Session, config: GlipConfig, image_size: tuple[int, int] | None = None
 ) -> dict[str, float]:
@@ -33,7 +34,6 @@ def first_check(
     outputs = {
         "text_encoder": ((text,), (candidate.text_encoder(input_ids, mask),)),
         "vision_backbone": (pyramid, candidate.vision_backbone(images)),
-
         "fusion_head": (head[:2], candidate.fusion_head(pyramid, text, mask, classes, sizes)[:2]),
     }
     return {

@@ -1,7 +1,7 @@
 """The ladder: a candidate session against the reference, from the text encoder up to the detections.
 
-Each session runs end to end on its own outputs, so that errors add up as they do in use; every rung is compared, so that
-the first wrong one shows. Sessions are called through their protocol only: which backends they are does not matter.
+Each session runs end to end on its own outputs, so that errors add up as they do in use; every rung is compared, so
+that the first wrong one shows. Sessions are called through their protocol only: what backend they are does not matter.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Comparison:
         for name, diff in self.tensors:
             if not diff.within(tolerance) and not any(rule.startswith(f"{name}:") for rule in self.broken):
                 found.append(f"{name}: {_tensor_failure(diff, tolerance)}")
-        for index, diff in enumerate(self.pictures):
-            if not diff.within(tolerance):
-                found.append(f"detections: picture {index}: {_detection_failure(diff, tolerance)}")
+        for index, picture in enumerate(self.pictures):
+            if not picture.within(tolerance):
+                found.append(f"detections: picture {index}: {_detection_failure(picture, tolerance)}")
         return found
 
 
@@ -131,10 +131,9 @@ def _compare_run(
     name: str, candidate: Session, inputs: Inputs, expected: Outputs, config: GlipConfig, tolerance: Tolerance
 ) -> Comparison:
     try:
-        outputs = run(candidate, inputs)
-    except Exception as error:  # whatever a backend raises is a finding about it, not the end of the report
+        return _compare_outputs(name, expected, run(candidate, inputs), inputs, config, tolerance)
+    except Exception as error:  # whatever a backend raises or gives is a finding about it, not the end of the report
         return Comparison(name, error=_one_line(error))
-    return _compare_outputs(name, expected, outputs, inputs, config, tolerance)
 
 
 def _batch_invariance(candidate: Session, inputs: Inputs, config: GlipConfig, tolerance: Tolerance) -> Comparison:
@@ -151,7 +150,7 @@ def _batch_invariance(candidate: Session, inputs: Inputs, config: GlipConfig, to
         ends = _take(batch, [0, 2])
         twice = Inputs(np.repeat(image, 2, axis=0), np.repeat(size, 2, axis=0), text)
         return _compare_outputs(name, _take(single, [0, 0]), ends, twice, config, tolerance)
-    except Exception as error:  # as above, and an output without a batch axis cannot be taken apart
+    except Exception as error:  # as above
         return Comparison(name, error=_one_line(error))
 
 

@@ -1,20 +1,21 @@
 """The detections of one picture against the reference's: which are the same, which differ by noise, which really.
 
-Order means nothing (GLIP sorts by score, and ties fall either way), and IoU alone pairs badly: boxes clipped at the border
-may have no area. Detections are paired by class, corner distance and score, as many as possible at the least cost.
+Order means nothing (ties of score fall either way), and IoU alone pairs badly: boxes clipped at the border may have no
+area. Detections are paired by class, corner distance and score, as many as possible at the least cost.
 
 What is left unpaired may be rounding: a threshold that two programs meet from either side. Told apart from a real
 difference by what the two lists show:
 
 - `cut-off`: the other list is full, and this score is not above its last by more than the noise: it fell off the end.
-- `near-tie`: a box of the same class in the other list, also unpaired, overlaps it above the NMS threshold at a score equal
-  within the noise: each program kept another of the two.
+- `near-tie`: a box of the same class in the other list, also unpaired, overlaps it above the NMS threshold at a score
+  equal within the noise: each program kept another of the two.
 - `overlap`: a box kept by both, of no lower score, overlaps it by the NMS threshold within the noise.
 - `follows`: a box kept by the other list only, excused itself and of a higher score, suppresses it there.
 
-Not told apart, for the outputs do not show it, and so counted as real: a class score within the noise of ATSS.INFERENCE_TH
-(the final score carries the centerness too) and the last of the PRE_NMS_TOP_N candidates of a level.
-A box moved by less than MOVED_PX is never a near-tie: it is the same detection in another place.
+Not told apart, for the outputs do not show it, and so counted as real: a class score within the noise of
+ATSS.INFERENCE_TH (the final score carries the centerness too), and the last of a level's PRE_NMS_TOP_N candidates.
+A box in the place of another of the same score is never a near-tie, but the same detection moved: less than MOVED_PX
+away, or with a side in common.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glip_export.parity.assignment import assign
+from glip_export.parity.assignment import Indices, assign
 from glip_export.parity.metrics import Tolerance
 
 F64 = NDArray[np.float64]
@@ -106,21 +107,25 @@ def pair(
     box_distance = _pairwise_max(a.boxes, b.boxes)  # (N, M) pixels
     score_distance = np.abs(a.scores[:, None] - b.scores[None, :])  # (N, M)
 
-    cost = box_distance / tolerance.box_px + score_distance / tolerance.score
+    # Squared, so that of detections in a row none jumps its neighbour: as sums of distances both would cost the same.
+    cost = (box_distance / tolerance.box_px) ** 2 + (score_distance / tolerance.score) ** 2
+
+    def match(allowed: Mask) -> tuple[Indices, Indices]:
+        found = assign(cost, allowed & same_class & _open(a, b))
+        a.paired[found[0]], b.paired[found[1]] = True, True
+        return found
+
     near = (box_distance <= NOISE * tolerance.box_px) & (score_distance <= NOISE * tolerance.score)
-    rows, columns = assign(cost, same_class & near)
-    a.paired[rows], b.paired[columns] = True, True
-
+    rows, columns = match(near)
     box_noise, score_noise = _noise(box_distance[rows, columns], score_distance[rows, columns], tolerance)
-    in_place = box_distance <= max(MOVED_PX, NOISE * tolerance.box_px)
-    _excuse(a, b, in_place, nms_threshold, box_noise, score_noise)
+    # What plainly is one detection in two places is told by how far it moved: before noise can excuse it if the score
+    # is the same, else after.
+    same_place = (box_distance <= max(MOVED_PX, NOISE * tolerance.box_px)) | _same_side_moved(a, b, box_noise)
+    moved = match(same_place & (score_distance <= score_noise))
+    _excuse(a, b, nms_threshold, box_noise, score_noise)
+    changed = match(same_place & (score_distance <= MOVED_SCORE))
 
-    # What no noise explains but plainly is one detection in two places is told by how far it moved.
-    left = ~(a.paired | a.excused)[:, None] & ~(b.paired | b.excused)[None, :]
-    moved_rows, moved_columns = assign(cost, same_class & left & in_place & (score_distance <= MOVED_SCORE))
-    a.paired[moved_rows], b.paired[moved_columns] = True, True
-
-    rows, columns = np.concatenate([rows, moved_rows]), np.concatenate([columns, moved_columns])
+    rows, columns = (np.concatenate(parts) for parts in zip((rows, columns), moved, changed, strict=True))
     unpaired = a.unpaired() + b.unpaired()
     return DetectionDiff(
         reference=len(a.scores),
@@ -185,15 +190,13 @@ def _noise(box_distances: F64, score_distances: F64, tolerance: Tolerance) -> tu
     return min(tolerance.box_px, box), min(tolerance.score, score)
 
 
-def _excuse(
-    a: _Side, b: _Side, in_place: Mask, nms_threshold: float, box_noise: float, score_noise: float
-) -> None:
+def _excuse(a: _Side, b: _Side, nms_threshold: float, box_noise: float, score_noise: float) -> None:
     """Give every unpaired detection that noise explains its reason (the module's docstring lists them)."""
     overlap, overlap_noise = _overlap(a.boxes, b.boxes, box_noise)  # (N, M) each
     suppresses = (a.labels[:, None] == b.labels[None, :]) & (overlap > nms_threshold - overlap_noise)
     borderline = suppresses & (overlap < nms_threshold + overlap_noise)
     lead = b.scores[None, :] - a.scores[:, None]  # (N, M): how far b's score is above a's
-    tied = suppresses & (np.abs(lead) <= score_noise) & ~in_place
+    tied = suppresses & (np.abs(lead) <= score_noise)
     for side, other, ahead, tie, edge in ((a, b, lead, tied, borderline), (b, a, -lead.T, tied.T, borderline.T)):
         fell_off = other.full & (side.scores <= other.scores.min(initial=np.inf) + score_noise)
         near_tie = (tie & ~other.paired[None, :]).any(axis=1)
@@ -210,8 +213,31 @@ def _excuse(
                 side.reasons[i], changed = "follows", True
 
 
+def _open(a: _Side, b: _Side) -> Mask:
+    """(N, M): both neither paired nor excused."""
+    return ~(a.paired | a.excused)[:, None] & ~(b.paired | b.excused)[None, :]
+
+
+def _same_side_moved(a: _Side, b: _Side, box_noise: float) -> Mask:
+    """(N, M): overlapping by half, and with a side in common inside the picture.
+
+    Two detections share a side at the border, where both were clipped, and nowhere else.
+    """
+    inside_a, inside_b = (
+        (side.boxes > box_noise) & (side.boxes < np.tile(_far_corner(side), 2) - box_noise) for side in (a, b)
+    )
+    common = np.abs(a.boxes[:, None] - b.boxes[None, :]) <= box_noise  # (N, M, 4)
+    overlap, _ = _overlap(a.boxes, b.boxes, box_noise)
+    return (overlap > 0.5) & (common & inside_a[:, None] & inside_b[None, :]).any(axis=2)
+
+
+def _far_corner(side: _Side) -> F64:
+    """(2,): the right and lowest of all boxes, which are the picture's border where it matters."""
+    return side.boxes[:, 2:].max(axis=0, initial=0.0)
+
+
 def _overlap(a: F64, b: F64, box_noise: float) -> tuple[F64, F64]:
-    """IoU (N, M) with +1 on widths and heights, and how much of it a shift of every side by box_noise pixels may change."""
+    """IoU (N, M) with +1 on widths and heights, and how much of it every side off by box_noise pixels may change."""
     size_a, size_b = a[:, 2:] - a[:, :2] + 1, b[:, 2:] - b[:, :2] + 1
     corner_low = np.maximum(a[:, None, :2], b[None, :, :2])
     shared = np.maximum(np.minimum(a[:, None, 2:], b[None, :, 2:]) - corner_low + 1, 0)  # (N, M, 2)

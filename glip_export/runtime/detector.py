@@ -115,15 +115,13 @@ class Detector:
                 part.append(detections)
         return [concatenate(part) for part in parts]
 
-    def _detect_chunk(
-        self, encoded: EncodedImages, chunk: TokenizedChunk, names: tuple[str, ...]
-    ) -> list[Detections]:
+    def _detect_chunk(self, encoded: EncodedImages, chunk: TokenizedChunk, names: tuple[str, ...]) -> list[Detections]:
         batch = len(encoded.sizes)
         boxes, scores, labels, count = self.session.fusion_head(
             encoded.features,
-            _repeat(self._encode_text(chunk), batch),
+            np.repeat(self._encode_text(chunk), batch, axis=0),
             np.ones((batch, len(chunk.input_ids)), np.int64),
-            _repeat(class_map(chunk, self.config.detection.score_agg)[None], batch),
+            np.repeat(class_map(chunk, self.config.detection.score_agg)[None], batch, axis=0),
             encoded.sizes,
         )
         results = []
@@ -150,10 +148,6 @@ class Detector:
                 self._text.popitem(last=False)
         self._text.move_to_end(chunk.caption)
         return self._text[chunk.caption]
-
-
-def _repeat(array: F32, batch: int) -> F32:
-    return np.ascontiguousarray(np.broadcast_to(array, (batch, *array.shape[1:])))
 
 
 def _pair(size: I64) -> tuple[int, int]:

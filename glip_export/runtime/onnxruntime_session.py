@@ -50,7 +50,9 @@ class OnnxRuntimeSession:
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=self.providers)
         except Exception as error:  # onnxruntime's own exceptions share no base
-            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_reason(error)}") from error
+            raise BackendError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_reason(error)}"
+            ) from error
 
     def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
         feed = {tensor.name: array for tensor, array in zip(spec.inputs, arrays, strict=True)}

@@ -15,9 +15,7 @@ from glip_export.model.selection import EMPTY, Candidates, LevelPredictions, bes
 
 
 @pytest.mark.parametrize("aggregation", ["MEAN", "MAX", "POWER"])
-def test_class_scores_equal_the_original(
-    oracle_small: Path, tiny_class_map: np.ndarray, aggregation: str
-) -> None:
+def test_class_scores_equal_the_original(oracle_small: Path, tiny_class_map: np.ndarray, aggregation: str) -> None:
     data = {name: torch.from_numpy(array) for name, array in np.load(oracle_small / "score_agg.npz").items()}
     probabilities, expected = data["probs"], data[aggregation]
     class_map = torch.from_numpy(tiny_class_map).expand(2, -1, -1)
@@ -67,7 +65,9 @@ def test_count_and_empty_places(candidates: int, kept: int) -> None:
     scores[0, :candidates] = torch.linspace(0.9, 0.1, candidates)
     corner = torch.arange(40.0)[None, :, None] * 100
     boxes = torch.cat((corner, corner, corner + 50, corner + 50), -1)
-    found, best, labels, count = best_after_nms(Candidates(boxes, scores, torch.zeros(1, 40, dtype=torch.int64)), 1, config)
+    found, best, labels, count = best_after_nms(
+        Candidates(boxes, scores, torch.zeros(1, 40, dtype=torch.int64)), 1, config
+    )
     assert count.tolist() == [kept]
     assert (labels[0] >= 0).sum() == kept
     assert (best[0, :-1] >= best[0, 1:]).all()

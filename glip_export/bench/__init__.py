@@ -1,0 +1,1 @@
+"""glip-bench: how fast a bundle runs on its backends, and whether they agree while they do."""

@@ -1,0 +1,147 @@
+"""The OpenVINO backend for CPUs: in fp32, or in bf16 where the CPU multiplies it (AVX512-BF16, AMX)."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glip_export.bundle import Bundle
+from glip_export.errors import BackendError
+from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, LEVELS, TEXT_ENCODER, VISION_BACKBONE, GraphSpec
+from glip_export.runtime.session import F32, I64, Pyramid
+
+try:
+    import openvino
+    from openvino import opset8
+    from openvino.frontend.onnx import ConversionExtension
+except ImportError as error:
+    raise BackendError(f"OpenVINO is not installed ({error}): pip install 'glip-export[openvino]'") from error
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # ours: OpenVINO's
+HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
+CACHE = Path("cache", "openvino")  # inside the bundle; the manifest does not list it
+
+
+class OpenVinoSession:
+    """The three graphs of a bundle in OpenVINO, on the CPU; see `Session` for shapes.
+
+    Calls from several threads at once run side by side, each on an infer request of its own.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        precision: str = "fp32",
+        hint: str = "latency",
+        cache: bool = True,
+    ) -> None:
+        """Compiles the graphs, or reads them from the bundle's cache.
+
+        precision: fp32, or bf16, in which everything up to the last matrix product of an output runs; the decoding of
+        boxes and the selection stay fp32. hint: latency, one call takes all threads; throughput, several concurrent
+        calls share them. cache: keep the compiled graphs in the bundle's folder (as large as its weights, the same for
+        all precisions), if that can be written. Raises BackendError.
+        """
+        if precision not in PRECISIONS:
+            raise BackendError(f"OpenVINO has no precision {precision!r} here: choose one of {', '.join(PRECISIONS)}")
+        if hint not in HINTS:
+            raise BackendError(f"OpenVINO has no hint {hint!r}: choose one of {', '.join(HINTS)}")
+        self.name = "openvino" if precision == "fp32" else f"openvino:{precision}"
+        self._core = openvino.Core()
+        if precision == "bf16" and not supports_bf16(self._core):
+            raise BackendError("this CPU has no bf16 (it takes AVX512-BF16 or AMX): use the backend openvino, in fp32")
+        self._core.add_extension(ConversionExtension("DeformConv", _deform_conv))
+        # Always said: left to itself, OpenVINO takes bf16 where the CPU has it.
+        options = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": HINTS[hint]}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
+        if cache and (folder := _writable(bundle.path / CACHE)):
+            options["CACHE_DIR"] = str(folder)
+        self._models = {name: self._compile(bundle, name, options) for name in GRAPHS}
+        self._idle: dict[str, list[Any]] = {name: [] for name in GRAPHS}  # infer requests
+
+    def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
+        """See `Session`."""
+        return self._run(TEXT_ENCODER, (input_ids, attention_mask))[0]
+
+    def vision_backbone(self, images: F32) -> Pyramid:
+        """See `Session`."""
+        p3, p4, p5, p6, p7 = self._run(VISION_BACKBONE, (images,))
+        return p3, p4, p5, p6, p7
+
+    def fusion_head(
+        self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64
+    ) -> tuple[F32, F32, I64, I64]:
+        """See `Session`."""
+        boxes, scores, labels, count = self._run(
+            FUSION_HEAD, (*features, text_features, attention_mask, class_map, image_sizes)
+        )
+        return boxes, scores, labels, count
+
+    def _compile(self, bundle: Bundle, name: str, options: dict[str, str]) -> openvino.CompiledModel:
+        path = bundle.graph_path(name).resolve()  # the cache's key is the path as given
+        try:
+            return self._core.compile_model(str(path), "CPU", options)
+        except Exception as error:  # OpenVINO raises RuntimeError and others, by release
+            raise BackendError(f"OpenVINO {openvino.__version__} cannot load {path}: {_reason(error)}") from error
+
+    def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
+        feed = {tensor.name: np.ascontiguousarray(array) for tensor, array in zip(spec.inputs, arrays, strict=True)}
+        idle = self._idle[spec.name]
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = self._models[spec.name].create_infer_request()
+        try:
+            # Inputs are read in place. Outputs are copied, for the request writes the next call's to the same memory.
+            results = request.infer(feed, share_inputs=True, share_outputs=False)
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items() if name not in LEVELS)
+            raise BackendError(f"OpenVINO failed in {spec.name} ({shapes}): {_reason(error)}") from error
+        idle.append(request)
+        return [results[name] for name in spec.output_names]
+
+
+def supports_bf16(core: openvino.Core | None = None) -> bool:
+    """Whether this CPU has matrix instructions for bf16."""
+    return "BF16" in (core or openvino.Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _deform_conv(node: Any) -> list[Any]:
+    """ONNX DeformConv, for which OpenVINO has an operator but no rule; its ONNX frontend would take it for unknown.
+
+    Bilinear padding is on, as in GLIP's kernel: a corner outside the map counts as 0, a sample partly outside remains.
+    """
+    x, weight, offset, bias, mask = (node.get_input(index) for index in range(5))
+    pads = [int(pad) for pad in node.get_attribute("pads")]
+    convolved = opset8.deformable_convolution(
+        x,
+        offset,
+        weight,
+        [int(stride) for stride in node.get_attribute("strides")],
+        pads[:2],
+        pads[2:],
+        [1, 1],
+        mask=mask,
+        bilinear_interpolation_pad=True,
+    )
+    shape = opset8.constant(np.array([1, -1, 1, 1], np.int64))
+    return [opset8.add(convolved, opset8.reshape(bias, shape, False)).output(0)]
+
+
+def _writable(folder: Path) -> Path | None:
+    """The folder, made where it is not, or None if nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

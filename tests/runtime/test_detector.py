@@ -1,0 +1,146 @@
+"""The Detector: the original's detections from its raw pictures, batches, chunks, caches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glip_export import Detector, GlipExportError
+from glip_export.errors import BackendError, ImageError, PromptError
+from glip_export.prompt import Prompt
+
+
+@pytest.fixture(scope="module", params=["torch", "onnxruntime"])
+def detector(request: pytest.FixtureRequest, tiny_bundle: Path) -> Detector:
+    return Detector.open(tiny_bundle, backend=request.param, threads=2)
+
+
+@pytest.fixture(scope="module")
+def caption(oracle_tiny: Path) -> str:
+    return json.loads((oracle_tiny / "prompt.json").read_text())["caption"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tiny_io: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [tiny_io["raw_image0"], tiny_io["raw_image1"]]
+
+
+def test_the_originals_detections(
+    detector: Detector, pictures: list[np.ndarray], caption: str, tiny_io: dict[str, np.ndarray]
+) -> None:
+    for image, found in enumerate(detector.detect(pictures, caption)):
+        order = np.argsort(-tiny_io[f"result{image}_scores"], kind="stable")
+        assert len(found) == 100
+        np.testing.assert_array_equal(found.labels + 1, tiny_io[f"result{image}_labels"][order])
+        np.testing.assert_allclose(found.boxes, tiny_io[f"result{image}_orig_boxes"][order], atol=0.02)
+        np.testing.assert_allclose(found.scores, tiny_io[f"result{image}_scores"][order], atol=1e-4)
+        assert found.names[0] == ("person", "bicycle", "traffic light", "hair drier")[found.labels[0]]
+
+
+def test_batches_are_padded_together_unless_told_otherwise(
+    detector: Detector, pictures: list[np.ndarray], caption: str
+) -> None:
+    together, split = detector.detect(pictures, caption), detector.detect(pictures, caption, batch_size=1)
+    alone = [detector.detect([picture], caption)[0] for picture in pictures]
+    for one, other in zip(split, alone, strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+    assert np.abs(together[0].scores - alone[0].scores).max() > 1e-3  # padding changes results, as in the original
+
+
+def test_chunks_are_concatenated_without_nms_or_limit(detector: Detector, pictures: list[np.ndarray]) -> None:
+    names = ["person", "bicycle", "traffic light", "hair drier"]
+    (found,) = detector.detect(pictures[:1], names, chunk=2)
+    (first,), (second,) = (detector.detect(pictures[:1], part) for part in (names[:2], names[2:]))
+    assert len(found) == len(first) + len(second) == 200
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.classes == tuple(names)
+    np.testing.assert_array_equal(np.sort(found.scores[found.labels >= 2]), np.sort(second.scores))
+
+
+def test_long_prompts_run_the_backbone_once(detector: Detector, pictures: list[np.ndarray], monkeypatch) -> None:
+    calls = {"vision_backbone": 0, "text_encoder": 0, "fusion_head": 0}
+    for name in calls:
+        run = getattr(detector.session, name)
+
+        def counted(*arguments, name=name, run=run):
+            calls[name] += 1
+            return run(*arguments)
+
+        monkeypatch.setattr(detector.session, name, counted)
+    names = [f"red car number {number}" for number in range(60)]
+    (found,) = detector.detect(pictures[:1], names)
+    assert calls["vision_backbone"] == 1
+    assert calls["text_encoder"] == calls["fusion_head"] > 1
+    assert set(found.labels) <= set(range(60)) and found.labels.max() > 20
+    texts = calls["text_encoder"]
+    detector.detect(pictures[:1], names)
+    assert calls["text_encoder"] == texts  # the same captions again cost no text encoder
+
+
+def test_encoded_images_take_many_prompts(detector: Detector, pictures: list[np.ndarray], caption: str) -> None:
+    encoded = detector.encode_images(pictures)
+    for prompt in (caption, "cat", ["dog", "remote control"]):
+        for one, other in zip(detector.detect_encoded(encoded, prompt), detector.detect(pictures, prompt), strict=True):
+            np.testing.assert_array_equal(one.boxes, other.boxes)
+            np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_phrase_grounding(detector: Detector, pictures: list[np.ndarray]) -> None:
+    text = "a person near a bicycle"
+    prompt = Prompt.from_spans(text, [(0, 8), (14, 23)])
+    (found,) = detector.detect(pictures[:1], prompt)
+    assert set(found.names) <= {"a person", "a bicycle"} and len(found)
+
+
+def test_no_pictures(detector: Detector) -> None:
+    assert detector.detect([], "cat") == []
+
+
+@pytest.mark.parametrize(
+    ("images", "prompt", "options", "error"),
+    [
+        (np.zeros((64, 64, 3), np.uint8), "cat", {}, GlipExportError),
+        ("photo.jpg", "cat", {}, GlipExportError),
+        ([np.zeros((64, 64, 3), np.float32)], "cat", {}, ImageError),
+        ([np.zeros((64, 64, 3), np.uint8)], " . ", {}, PromptError),
+        ([np.zeros((64, 64, 3), np.uint8)], "cat", {"batch_size": 0}, GlipExportError),
+    ],
+)
+def test_mistakes(detector: Detector, images, prompt, options, error) -> None:
+    with pytest.raises(error):
+        detector.detect(images, prompt, **options)
+
+
+def test_unknown_backend(tiny_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="onnxruntime"):
+        Detector.open(tiny_bundle, backend="tensorflow")
+
+
+def test_torch_needs_the_right_weights(tiny_bundle: Path, oracle_tiny: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pth"
+    other.write_bytes((oracle_tiny / "weights.pth").read_bytes() + b"\0")
+    with pytest.raises(GlipExportError, match=r"other\.pth"):
+        Detector.open(tiny_bundle, backend="torch", weights=other)
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes((oracle_tiny / "weights.pth").read_bytes())
+    assert Detector.open(tiny_bundle, backend="torch", weights=moved).session.name == "torch"
+
+
+def test_the_runtime_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnx', 'yaml'):\n"
+        "    sys.modules[name] = None\n"
+        "import numpy as np\n"
+        "from glip_export import Detector\n"
+        f"detector = Detector.open({str(tiny_bundle)!r})\n"
+        "print(len(detector.detect([np.zeros((200, 300, 3), np.uint8)], 'cat. remote control')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 0 <= int(done.stdout) <= 100

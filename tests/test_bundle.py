@@ -1,0 +1,363 @@
+"""The bundle: what is written opens, and whatever was changed, cut short or made to point elsewhere does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glip_export import bundle as bundle_module
+from glip_export.bundle import Bundle, Graph, Weights, newest_bundle, write_manifest
+from glip_export.config import DetectionConfig, GlipConfig, ImageConfig
+from glip_export.errors import BundleError
+from glip_export.files import atomic_directory
+
+onnx = pytest.importorskip("onnx")
+
+CONFIG = GlipConfig(
+    name="tiny", image=ImageConfig(min_size=96, std=(1.0, 2.0, 3.0)), detection=DetectionConfig(score_agg="MAX")
+)
+WEIGHTS = Weights("/models/glip tiny.pth", hashlib.sha256(b"weights").hexdigest())
+
+
+def graph(name: str, data_file: str | None = None) -> bytes:
+    """An ONNX file that adds 1024 weights, its own or those of an external file."""
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[1024])
+    if data_file is None:
+        weights.raw_data = bytes(4096)
+    else:
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", data_file), ("offset", "0"), ("length", "4096")):
+            weights.external_data.add(key=key, value=value)
+    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1024]) for n in "xy")
+    body = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], name, [x], [y], [weights])
+    opset = onnx.helper.make_opsetid("", 20)
+    content: bytes = onnx.helper.make_model(body, opset_imports=[opset], ir_version=10).SerializeToString()
+    return content
+
+
+def fill(folder: Path, **changes: Any) -> Bundle:
+    """Write a bundle of two graphs, one with external data, and an engine in a subfolder."""
+    (folder / "engines").mkdir(parents=True, exist_ok=True)
+    (folder / "text_encoder.onnx").write_bytes(graph("text_encoder"))
+    (folder / "fusion_head.onnx").write_bytes(graph("fusion_head", "fusion_head.onnx.data"))
+    (folder / "fusion_head.onnx.data").write_bytes(bytes(range(256)) * 16)
+    (folder / "engines" / "fp16.engine").write_bytes(b"engine")
+    graphs = [
+        Graph("text_encoder", "text_encoder.onnx", opset=20, nodes=1, parameters=1024, seconds=0.5),
+        Graph("fusion_head", "fusion_head.onnx", opset=20, nodes=1, parameters=1024, seconds=1.25),
+    ]
+    fields: dict[str, Any] = {"name": "glip_tiny", "config": CONFIG, "weights": WEIGHTS, "graphs": graphs}
+    return write_manifest(folder, **{**fields, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fill(tmp_path / "glip_tiny", versions={"torch": "2.13.0"}, extra={"parity": {"boxes": 3e-5}})
+    return tmp_path / "glip_tiny"
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refuse(folder: Path, message: str, verify: bool = True) -> None:
+    with pytest.raises(BundleError, match=message) as caught:
+        Bundle.open(folder, verify=verify)
+    assert "\n" not in str(caught.value)
+
+
+def test_round_trip(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    written = fill(folder, versions={"torch": "2.13.0"}, extra={"parity": {"boxes": 3e-5}}, created=bundle.created)
+    assert written == bundle == Bundle.open(str(folder), verify=False)
+    assert bundle.config == CONFIG and bundle.config.image.std == (1.0, 2.0, 3.0)
+    assert bundle.weights == WEIGHTS
+    assert (bundle.format, bundle.name, bundle.precision, bundle.image_size) == (1, "glip_tiny", "fp32", None)
+    assert bundle.created.endswith("+00:00")
+    assert bundle.versions["torch"] == "2.13.0"
+    assert bundle.extra == {"parity": {"boxes": 3e-5}}
+    assert bundle.graph_path("fusion_head") == folder / "fusion_head.onnx"
+
+
+def test_a_static_bundle_keeps_its_size_and_precision(tmp_path: Path) -> None:
+    fill(tmp_path / "static", image_size=(800, 1216), precision="fp16")
+    bundle = Bundle.open(tmp_path / "static")
+    assert bundle.image_size == (800, 1216) and bundle.precision == "fp16"
+
+
+def test_every_file_is_listed_with_its_hash_and_size(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    expected = ["engines/fp16.engine", "fusion_head.onnx", "fusion_head.onnx.data", "text_encoder.onnx"]
+    assert sorted(bundle.files) == expected
+    for name, file in bundle.files.items():
+        content = (folder / name).read_bytes()
+        assert (file.sha256, file.bytes) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert bundle.graphs["text_encoder"].data == ()
+    head = bundle.graphs["fusion_head"]
+    assert head.data == ("fusion_head.onnx.data",)
+    assert head.bytes == (folder / "fusion_head.onnx").stat().st_size + 4096
+    assert (head.opset, head.nodes, head.parameters, head.seconds) == (20, 1, 1024, 1.25)
+
+
+def test_an_unknown_graph_is_refused(folder: Path) -> None:
+    with pytest.raises(BundleError, match="has no graph vision_backbone, only text_encoder, fusion_head"):
+        Bundle.open(folder).graph_path("vision_backbone")
+
+
+@pytest.mark.parametrize("name", ["engines/fp16.engine", "fusion_head.onnx.data"])
+def test_one_changed_byte_is_found(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    refuse(folder, f"{name} is damaged or was changed: its SHA-256")
+    assert Bundle.open(folder, verify=False).name == "glip_tiny"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_shorter_and_a_missing_file_are_found(folder: Path, verify: bool) -> None:
+    data = folder / "fusion_head.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    refuse(folder, "fusion_head.onnx.data is damaged: 4095 bytes where the manifest says 4096", verify)
+    data.unlink()
+    refuse(folder, "lacks its file fusion_head.onnx.data", verify)
+
+
+def test_folders_that_are_no_bundle(folder: Path, tmp_path: Path) -> None:
+    refuse(tmp_path / "none", "no bundle at .*none; make one with: glip-export onnx")
+    refuse(folder / "text_encoder.onnx", "is a file and a bundle is a folder")
+    refuse(tmp_path, r"is not a bundle, it has no manifest\.json; make one with: glip-export onnx")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe{}", b"[" * 100_000, b'{"format": 1' + b"1" * 5000 + b"}"])
+def test_a_manifest_that_is_not_json(folder: Path, text: bytes) -> None:
+    (folder / "manifest.json").write_bytes(text)
+    refuse(folder, r"manifest\.json is not valid JSON")
+
+
+def test_a_manifest_that_is_not_an_object_or_too_large(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[]")
+    refuse(folder, "holds no JSON object")
+    (folder / "manifest.json").write_bytes(b" " * (4 << 20) + b"{}")
+    refuse(folder, r"manifest\.json is over 4 MB")
+
+
+def test_a_newer_format_is_refused_before_anything_else(folder: Path) -> None:
+    edit(folder, lambda manifest: manifest.update(format=3, graphs="in another form"))
+    refuse(folder, "made by a newer glip-export: format 3, this one reads 1")
+    edit(folder, lambda manifest: manifest.update(format=0))
+    refuse(folder, "there is no format 0")
+
+
+REQUIRED = ["format", "name", "created", "config", "weights", "graphs", "files", "precision", "versions", "extra"]
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_missing_keys_and_wrong_types_are_named(folder: Path, key: str) -> None:
+    edit(folder, lambda manifest: manifest.update({key: True}))
+    refuse(folder, f"manifest.json: {key} should be (a whole number|a text|an object), not 'True'")
+    edit(folder, lambda manifest: manifest.pop(key))
+    refuse(folder, f"manifest.json: {key} is missing")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["graphs"].update(fusion_head=3), "graphs: fusion_head should be an object, not 3"),
+        (lambda m: m["graphs"]["fusion_head"].update(opset="20"), "fusion_head: opset should be a whole number"),
+        (lambda m: m["graphs"]["fusion_head"].update(seconds=None), "fusion_head: seconds should be a number"),
+        (lambda m: m["graphs"]["fusion_head"].update(data=[1]), "fusion_head: data should be file names"),
+        (lambda m: m["graphs"]["fusion_head"].update(file="other.onnx"), "names other.onnx, which is no file of"),
+        (lambda m: m["graphs"]["fusion_head"].update(data=["../x"]), "names ../x, which is no file of"),
+        (lambda m: m["files"].update({"a": []}), r"files: a should be an object, not \[\]"),
+        (lambda m: m["files"]["text_encoder.onnx"].pop("sha256"), "file text_encoder.onnx: sha256 is missing"),
+        (lambda m: m["files"].pop("fusion_head.onnx.data"), "names fusion_head.onnx.data, which is no file of"),
+        (lambda m: m["weights"].pop("path"), "weights: path is missing"),
+        (lambda m: m.update(image_size=[800]), r"image_size should be null or \[height, width\]"),
+        (lambda m: m.update(image_size=[0, 800]), r"image_size should be null or \[height, width\]"),
+        (lambda m: m["config"].update(speed=1), "speed"),
+        (lambda m: m["config"]["swin"].update(embed_dim="96"), "swin.embed_dim"),
+    ],
+)
+def test_a_wrong_manifest_is_told(folder: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    edit(folder, change)
+    refuse(folder, message)
+
+
+OUTSIDE = [
+    "../secret",
+    "a/../../secret",
+    "/etc/hostname",
+    "./a",
+    "a//b",
+    "",
+    "..\\secret",
+    "C:secret",
+    "a\0",
+    "\x1b[2J",
+]
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "\ud800", "manifest.json"])
+def test_file_names_that_lead_elsewhere_are_refused(folder: Path, name: str) -> None:
+    (folder.parent / "secret").write_text("secret")
+    entry = {"sha256": hashlib.sha256(b"secret").hexdigest(), "bytes": 6}
+    edit(folder, lambda manifest: manifest["files"].update({name: entry}))
+    refuse(folder, "which is not the plain name of a file in the bundle")
+
+
+def test_a_name_too_long_for_the_disk_is_one_line(folder: Path) -> None:
+    edit(folder, lambda manifest: manifest["files"].update({"a" * 5000: {"sha256": "", "bytes": 0}}))
+    refuse(folder, "cannot read the bundle|lacks its file")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("listed", [True, False])
+def test_links_out_of_the_folder_are_refused(folder: Path, listed: bool) -> None:
+    secret = folder.parent / "secret"
+    secret.write_text("secret")
+    (folder / "engines" / "link").symlink_to("../../secret")
+    if listed:
+        entry = {"sha256": hashlib.sha256(b"secret").hexdigest(), "bytes": 6}
+        edit(folder, lambda manifest: manifest["files"].update({"engines/link": entry}))
+    refuse(folder, "link is a link out of the bundle")
+    (folder / "engines" / "link").unlink()
+    (folder / "engines" / "up").symlink_to(folder.parent, target_is_directory=True)
+    refuse(folder, "up is a link out of the bundle")
+    with pytest.raises(BundleError, match="up is a link out of the bundle"):
+        fill(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_links_inside_and_to_itself(folder: Path) -> None:
+    (folder / "same.engine").symlink_to("engines/fp16.engine")
+    assert fill(folder).files["same.engine"] == Bundle.open(folder).files["engines/fp16.engine"]
+    (folder / "loop").symlink_to("loop")
+    edit(folder, lambda manifest: manifest["files"].update({"loop": {"sha256": "", "bytes": 0}}))
+    refuse(folder, "cannot read the bundle|lacks its file loop")
+
+
+LEADING_OUT = ["../secret", "engines/../../secret", "ABSOLUTE", "linkdir/secret", "link"]
+
+
+@pytest.mark.parametrize("location", [*LEADING_OUT, "unlisted.data", "*/_ORT_MEM_ADDR_/*"])
+def test_graphs_that_read_other_files_are_refused(folder: Path, location: str) -> None:
+    (folder.parent / "secret").write_bytes(bytes(4096))
+    content = graph("fusion_head", str(folder.parent / "secret") if location == "ABSOLUTE" else location)
+    (folder / "fusion_head.onnx").write_bytes(content)
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    edit(folder, lambda manifest: manifest["files"].update({"fusion_head.onnx": entry}))
+    refuse(folder, r"fusion_head\.onnx reads '.*', which is no file of the bundle", verify=False)
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(BundleError, match="which is no file of the bundle"):
+        write_manifest(folder, name="x", config=CONFIG, weights=WEIGHTS, graphs=[])
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("location", LEADING_OUT)
+def test_onnxruntime_too_refuses_data_outside_the_folder(folder: Path, location: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", minversion="1.24")
+    (folder.parent / "secret").write_bytes(bytes(4096))
+    (folder / "linkdir").symlink_to("..", target_is_directory=True)
+    (folder / "link").symlink_to("../secret")
+    path = folder / "fusion_head.onnx"
+    path.write_bytes(graph("fusion_head", str(folder.parent / "secret") if location == "ABSOLUTE" else location))
+    with pytest.raises(Exception, match="External data path validation failed"):
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    path.write_bytes(graph("fusion_head", "fusion_head.onnx.data"))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [1024]
+
+
+def test_a_damaged_graph_is_refused(folder: Path) -> None:
+    content = (folder / "text_encoder.onnx").read_bytes()[:-9]
+    (folder / "text_encoder.onnx").write_bytes(content)
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    edit(folder, lambda manifest: manifest["files"].update({"text_encoder.onnx": entry}))
+    refuse(folder, "text_encoder.onnx is not an ONNX file, or is damaged")
+
+
+def test_write_manifest_wants_the_graphs_files_and_a_small_manifest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Graph("vision_backbone", "vision_backbone.onnx", opset=20, nodes=1, parameters=1, seconds=1.0)
+    with pytest.raises(BundleError, match=r"graph vision_backbone has no file vision_backbone\.onnx"):
+        fill(folder, graphs=[missing])
+    with pytest.raises(BundleError, match="would be over 4 MB: note less in extra"):
+        fill(folder, extra={"text": "x" * (4 << 20)})
+    monkeypatch.setattr(bundle_module, "MAX_MANIFEST_BYTES", 100)
+    refuse(folder, "is over 0 MB")
+
+
+def test_write_manifest_leaves_out_its_own_file_and_leftovers(folder: Path) -> None:
+    (folder / ".fusion_head.partial-4194305-0123abcd.onnx").write_bytes(b"half a graph")
+    assert len(fill(folder).files) == 4
+
+
+def test_frozen(folder: Path) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Bundle.open(folder).name = "x"  # type: ignore[misc]
+
+
+def test_newest_bundle(tmp_path: Path) -> None:
+    root = tmp_path / "engines"
+    for _ in range(2):  # without the folder, then with only a recipe in it
+        with pytest.raises(BundleError, match=r"no bundle in .*engines; make one with: glip-export onnx"):
+            newest_bundle(root)
+        root.mkdir(exist_ok=True)
+        (root / "recipe.yaml").touch()
+    for second, name in enumerate(["b", "a", ".c.partial-4194305-0123abcd"]):
+        fill(root / name)
+        os.utime(root / name / "manifest.json", (1000 + second, 1000 + second))
+    assert newest_bundle(root) == root / "a"
+    os.utime(root / "b" / "manifest.json", (2000, 2000))
+    assert newest_bundle(str(root)) == root / "b"
+
+
+EXPORT_AND_DIE = """
+import os, signal, sys
+sys.path[:0] = [sys.argv[2]]
+from test_bundle import atomic_directory, fill
+with atomic_directory(sys.argv[1]) as folder:
+    fill(folder)  # even the manifest is there already
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_export_leaves_nothing_that_opens(tmp_path: Path) -> None:
+    target = tmp_path / "engines" / "glip_tiny"
+    command = [sys.executable, "-c", EXPORT_AND_DIE, str(target), str(Path(__file__).parent)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    refuse(target, "no bundle at")
+    (leftover,) = target.parent.iterdir()
+    assert (leftover / "manifest.json").is_file()
+    refuse(leftover, "is what an interrupted export left, not a bundle")
+    with pytest.raises(BundleError, match="no bundle in"):
+        newest_bundle(target.parent)
+    with atomic_directory(target) as folder:
+        fill(folder)
+    assert [path.name for path in target.parent.iterdir()] == ["glip_tiny"]
+    assert Bundle.open(target).name == "glip_tiny"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_second_export_leaves_the_first(tmp_path: Path) -> None:
+    target = tmp_path / "glip_tiny"
+    with atomic_directory(target) as folder:
+        fill(folder, name="the first")
+    command = [sys.executable, "-c", EXPORT_AND_DIE, str(target), str(Path(__file__).parent)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert Bundle.open(target).name == "the first"
