@@ -18,7 +18,7 @@ _WHERE = {
     "Prompt": "glip_export.prompt",
     "GlipExportError": "glip_export.errors",
 }
-__all__ = [*_WHERE]
+__all__ = ["Bundle", "Detections", "Detector", "GlipExportError", "Prompt", "export_onnx", "load_model"]
 
 try:
     __version__ = version("glip-export")

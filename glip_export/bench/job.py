@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-PLAIN = "torch"  # the backend word of the reference as published; torch:trimmed is the same on the real tokens only
+PLAIN = "torch"  # the backend word of the reference as published, 256 tokens whatever the prompt
+TRIMMED = "torch:trimmed"  # the same model on the prompt's own tokens
 PRECISIONS = {"f32": "fp32", "f16": "fp16"}  # backends' own words for the same
 
 

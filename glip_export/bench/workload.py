@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glip_export.bench.job import PLAIN, Job, precision_of
+from glip_export.bench.job import PLAIN, TRIMMED, Job, precision_of
 from glip_export.bench.memory import peak_rss_mb
 from glip_export.bench.pictures import make_pictures, resize_to
 from glip_export.bench.published_form import PublishedForm
@@ -72,8 +72,7 @@ class Workload:
         Backend `torch` is the reference as published (T = 256), `torch:trimmed` the same on the real tokens. Raises
         GlipExportError where the bundle or the backend cannot be opened.
         """
-        reference, _, form = backend.partition(":")
-        word = reference if reference == PLAIN and form == "trimmed" else backend
+        word = PLAIN if backend == TRIMMED else backend
         start = time.perf_counter()
         bundle = Bundle.open(job.bundle)
         opened = open_session(bundle, word, job.threads, None if job.weights is None else Path(job.weights))

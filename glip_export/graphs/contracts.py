@@ -6,7 +6,9 @@ H and W pixels, H3..W7 the pyramid's sizes); C, L and D are fixed by the configu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from glip_export.config import GlipConfig
 
@@ -65,6 +67,13 @@ FUSION_HEAD = GraphSpec(
     ),
 )
 GRAPHS = {graph.name: graph for graph in (TEXT_ENCODER, VISION_BACKBONE, FUSION_HEAD)}
+
+
+def as_arguments(spec: GraphSpec, items: Sequence[Any]) -> tuple[Any, ...]:
+    """One item an input, as the module takes them: the fusion head has the pyramid's levels as one argument."""
+    if spec.input_names[: len(LEVELS)] == list(LEVELS):
+        return tuple(items[: len(LEVELS)]), *items[len(LEVELS) :]
+    return tuple(items)
 
 
 def fixed_axes(config: GlipConfig) -> dict[str, int]:

@@ -19,7 +19,15 @@ from torch.export import Dim
 from glip_export.bundle import Bundle, Graph, Weights, installed_versions, write_manifest
 from glip_export.errors import GlipExportError
 from glip_export.files import atomic_directory
-from glip_export.graphs.contracts import GRAPHS, STRIDE, GraphSpec, TensorSpec, fixed_axes, pyramid_axes
+from glip_export.graphs.contracts import (
+    GRAPHS,
+    STRIDE,
+    GraphSpec,
+    TensorSpec,
+    as_arguments,
+    fixed_axes,
+    pyramid_axes,
+)
 from glip_export.graphs.translations import translation_table
 from glip_export.model.glip import Glip
 
@@ -94,22 +102,17 @@ def trace(model: Glip, spec: GraphSpec, image_size: tuple[int, int] | None = Non
     """One module as an ONNX graph of standard operators, with the contract's names and axes."""
     sizes = example_axes(model, image_size)
     static = set() if image_size is None else set(pyramid_axes(*image_size))
-    arguments, shapes = [], []
-    for tensor in spec.inputs:
-        arguments.append(_example(tensor, sizes))
-        shapes.append(_dynamic_axes(tensor, static))
-    if spec.name == "fusion_head":  # the module takes the pyramid as one argument
-        arguments = [tuple(arguments[:5]), *arguments[5:]]
-        shapes = [tuple(shapes[:5]), *shapes[5:]]
+    examples = [_example(tensor, sizes) for tensor in spec.inputs]
+    shapes = [_dynamic_axes(tensor, static) for tensor in spec.inputs]
     with _folded(model), _quiet():
         program = torch.onnx.export(
             getattr(model, spec.name),
-            tuple(arguments),
+            as_arguments(spec, examples),
             dynamo=True,
             opset_version=OPSET,
             input_names=spec.input_names,
             output_names=spec.output_names,
-            dynamic_shapes=tuple(shapes),
+            dynamic_shapes=as_arguments(spec, shapes),
             custom_translation_table=translation_table(),
             optimize=True,
             verbose=False,

@@ -116,6 +116,8 @@ def _regions(windows: int, window: int, shift: int) -> torch.Tensor:
 class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position."""
 
+    relative_position_index: torch.Tensor
+
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.scale = heads, (dim // heads) ** -0.5

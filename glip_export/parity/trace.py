@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from glip_export.bundle import Bundle
-from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.contracts import GRAPHS, GraphSpec, as_arguments
 from glip_export.graphs.export import MODULE_KEY
 from glip_export.model.glip import Glip
 from glip_export.parity.metrics import Tolerance, compare
@@ -76,11 +76,9 @@ def _run_reference(model: Glip, spec: GraphSpec, values: Arrays) -> dict[str, li
 
     hooks = [module.register_forward_hook(record(name)) for name, module in root.named_modules() if name]
     try:
-        arguments = [torch.from_numpy(values[tensor.name]) for tensor in spec.inputs]
-        if spec.name == "fusion_head":
-            arguments = [tuple(arguments[:5]), *arguments[5:]]
+        inputs = [torch.from_numpy(values[tensor.name]) for tensor in spec.inputs]
         with torch.no_grad():
-            outputs = list(_tensors(root(*arguments)))
+            outputs = list(_tensors(root(*as_arguments(spec, inputs))))
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,9 +1,10 @@
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
-from parity.fakes import CONFIG, FakeSession, cases, noise
+from parity.fakes import CONFIG, Change, FakeSession, cases, noise
 from rich.console import Console
 
 from glip_export.parity.ladder import climb, climb_all
@@ -14,7 +15,7 @@ from glip_export.parity.report import ParityReport
 def mixed() -> ParityReport:
     """One backend that passes and one with a wrong P5, a NaN and a crash."""
 
-    def break_p5(array):
+    def break_p5(array: Any) -> Any:
         if len(array) == 2:
             raise RuntimeError("out of [memory]")
         array = array * np.float32(1.5)
@@ -26,7 +27,7 @@ def mixed() -> ParityReport:
     return ParityReport(tuple(results), {"onnxruntime": "1.24"})
 
 
-def test_json_is_strict_and_says_who_failed_and_where(mixed):
+def test_json_is_strict_and_says_who_failed_and_where(mixed: ParityReport) -> None:
     report = json.loads(json.dumps(mixed.to_dict(), allow_nan=False))
     assert report["passed"] is False
     assert report["reference"] == "torch"
@@ -49,7 +50,7 @@ def test_json_is_strict_and_says_who_failed_and_where(mixed):
     assert "two: stopped: RuntimeError: out of [memory]" in bad["failures"]
 
 
-def test_the_table_shows_every_output_and_ends_with_the_verdict(mixed):
+def test_the_table_shows_every_output_and_ends_with_the_verdict(mixed: ParityReport) -> None:
     text = shown(mixed)
     for word in ("onnxruntime", "openvino", "text_features", "p3", "p7", "within noise", "out of [memory]"):
         assert word in text
@@ -58,7 +59,7 @@ def test_the_table_shows_every_output_and_ends_with_the_verdict(mixed):
     assert last.endswith(" more.")
 
 
-def test_a_pass_is_one_sentence():
+def test_a_pass_is_one_sentence() -> None:
     report = ParityReport((climb(FakeSession("torch"), FakeSession("onnxruntime"), CONFIG, cases()),))
     assert report.passed
     assert shown(report).strip().splitlines()[-1] == (
@@ -68,17 +69,14 @@ def test_a_pass_is_one_sentence():
     assert "✗" not in shown(report)
 
 
-def test_a_model_that_finds_nothing_passes_but_says_what_was_not_compared():
-    nothing = {
-        "labels": lambda labels: np.full_like(labels, -1),
-        "count": np.zeros_like,
-    }
+def test_a_model_that_finds_nothing_passes_but_says_what_was_not_compared() -> None:
+    nothing: dict[str, Change] = {"labels": lambda labels: np.full_like(labels, -1), "count": lambda count: count * 0}
     report = ParityReport((climb(FakeSession("torch", nothing), FakeSession("b", nothing), CONFIG, cases()),))
     assert report.passed
     assert "NO detections" in report.verdict()
 
 
-def test_no_backend_is_no_pass():
+def test_no_backend_is_no_pass() -> None:
     report = ParityReport(())
     assert not report.passed
     assert report.verdict() == "FAILED: no backend was compared."

@@ -141,6 +141,6 @@ def test_the_runtime_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
         f"detector = Detector.open({str(tiny_bundle)!r})\n"
         "print(len(detector.detect([np.zeros((200, 300, 3), np.uint8)], 'cat. remote control')))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 0 <= int(done.stdout) <= 100

@@ -1,0 +1,153 @@
+"""glip-bench: how fast a bundle runs on this machine. Heavy imports stay inside, so that --help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glip_export.errors import GlipExportError
+
+DEFAULT_PROMPT = "cat. coffee cup. astronaut. rocket"  # what is on the packaged photos
+
+app = typer.Typer(
+    name="glip-bench",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def bench(
+    bundle: Annotated[
+        Path | None, typer.Option(help="The bundle's folder; by default the newest under engines/.", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a run, padded together.")] = 1,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A backend as in glip-export detect, such as onnxruntime or openvino:bf16; repeat for several, which "
+            "then run in turn. torch is the reference as published (256 tokens), torch:trimmed the same on the "
+            "prompt's own. By default onnxruntime.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help=f'Names with stops between; by default "{DEFAULT_PROMPT}".', show_default=False),
+    ] = None,
+    coco_prompt: Annotated[bool, typer.Option("--coco-prompt", help="COCO's 80 names, 194 tokens.")] = False,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="A text file with a name a line, for long prompts.", show_default=False)
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="The padded network input, multiples of 32; by default what GLIP makes of a 640x427 photo: 800x1216.",
+            show_default=False,
+        ),
+    ] = None,
+    prompts_per_image: Annotated[
+        int, typer.Option(min=1, help="Prompts on each picture, which is encoded once for all of them.")
+    ] = 1,
+    cached_text: Annotated[
+        bool, typer.Option("--cached-text", help="The repeated-prompt case: text features come from the cache.")
+    ] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each backend.")] = 10,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before those, not timed.")] = 2,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; by default all cores.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="For torch: the checkpoint, if it is no longer where it was.", show_default=False),
+    ] = None,
+    cost: Annotated[
+        bool, typer.Option(help="Count multiply-adds and measure the machine's peak: half a minute more.")
+    ] = True,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write everything here as JSON.", dir_okay=False, show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Write a PNG here: the stages of each backend, stacked.", dir_okay=False, show_default=False),
+    ] = None,
+) -> None:
+    """Time a bundle stage by stage on one backend or several, and compare what they detect.
+
+    Pictures are packaged photos, given as arrays: reading files is not timed. Every run starts with a cold text cache
+    unless --cached-text. Each backend has a process of its own; several run in turn, A B A B.
+
+    Example: glip-bench --backend torch --backend onnxruntime --coco-prompt --plot bench.png
+    """
+    from glip_export.bench.command import run
+
+    run(
+        _bundle(bundle),
+        tuple(dict.fromkeys(backend or ("onnxruntime",))),
+        _names(prompt, coco_prompt, prompt_file),
+        _size(image_size),
+        batch=batch,
+        prompts_per_image=prompts_per_image,
+        cached_text=cached_text,
+        runs=runs,
+        warmup=warmup,
+        threads=threads,
+        weights=weights,
+        cost=cost,
+        json=json,
+        plot=plot,
+    )
+
+
+def main() -> None:
+    """The entry point: a mistake of the user's is one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except GlipExportError as error:
+        print(f"glip-bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("glip-bench: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _bundle(path: Path | None) -> Path:
+    from glip_export.bundle import newest_bundle
+
+    return path or newest_bundle()
+
+
+def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]:
+    if (prompt is not None) + coco + (file is not None) > 1:
+        raise GlipExportError("give one of --prompt, --coco-prompt and --prompt-file")
+    from glip_export.prompt import Prompt
+
+    if coco:
+        from glip_export.parity.cases import COCO
+
+        return Prompt.of(COCO).names
+    if file is None:
+        return Prompt.of(DEFAULT_PROMPT if prompt is None else prompt).names
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GlipExportError(f"cannot read --prompt-file {file}: {error}") from error
+    return Prompt.of([line.strip() for line in lines if line.strip()]).names
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise GlipExportError(f"--image-size is HEIGHTxWIDTH, such as 800x1216, not {text!r}")
+    return int(height), int(width)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What glip-bench does once its words are read: measure, print, write."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from glip_export.bench.job import Job
+from glip_export.bench.measure import count_work, measure, measure_peak
+from glip_export.bench.pictures import check_size, default_size
+from glip_export.bench.plot import load_pyplot, plot_stages
+from glip_export.bench.report import make_report
+from glip_export.bench.table import costs_table, times_table
+from glip_export.bundle import Bundle
+from glip_export.commands.console import console
+from glip_export.files import atomic_write_text
+
+
+def run(
+    path: Path,
+    backends: Sequence[str],
+    names: tuple[str, ...],
+    image_size: tuple[int, int] | None,
+    *,
+    batch: int,
+    prompts_per_image: int,
+    cached_text: bool,
+    runs: int,
+    warmup: int,
+    threads: int | None,
+    weights: str | None,
+    cost: bool,
+    json: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measures the bundle, prints two tables, writes the JSON and the plot; image_size (H, W) of the padded input."""
+    bundle = Bundle.open(path, verify=False)  # every worker checks the hashes when it opens the bundle
+    if plot is not None:
+        load_pyplot()  # told before minutes of measuring, not after
+    size = check_size(
+        image_size or bundle.image_size or default_size(bundle.config.image), bundle.config.image, bundle.image_size
+    )
+    job = Job(str(path), names, size, batch, threads, weights, prompts_per_image, cached_text)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("starting")
+
+        def tell(step: str) -> None:
+            progress.update(task, description=step)
+
+        measurements = measure(job, backends, runs, warmup, cost, tell)
+        work = peak = None
+        if cost:
+            tell("measuring this machine's matrix-multiply peak")
+            peak = measure_peak(threads)
+            work = count_work(job, measurements, tell)
+        progress.update(task, description="done")
+    report = make_report(job, bundle, measurements, work, peak)
+    console.print(times_table(report))
+    console.print(costs_table(report))
+    if json is not None:
+        atomic_write_text(json, json_module.dumps(report, indent=1) + "\n")
+        console.print(f"Wrote {json}")
+    if plot is not None:
+        plot_stages(report, plot)
+        console.print(f"Wrote {plot}")

@@ -1,0 +1,140 @@
+"""The measurements as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from glip_export.bench.agreement import Agreement, agree
+from glip_export.bench.job import PLAIN, Job
+from glip_export.bench.machine import describe_machine
+from glip_export.bench.measure import Measurement
+from glip_export.bench.stages import STAGES, summarize
+from glip_export.bundle import MANIFEST, Bundle
+from glip_export.files import sha256_file
+from glip_export.graphs.contracts import GRAPHS
+
+FLOP_A_GMAC = 2.0  # GFLOP
+
+
+def make_report(
+    job: Job,
+    bundle: Bundle,
+    measurements: Sequence[Measurement],
+    work: Sequence[dict[str, float] | None] | None = None,
+    peak: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """{"runs": one entry a backend, "machine", "bundle", "prompt", "date"}; the README of benchmarks/ has the fields.
+
+    work: from `count_work`; peak: from `measure_peak`; without them what builds on them is null. The reference of the
+    detections is torch as published, else the first backend. Images a second and ratios are taken from the medians.
+    """
+    reference = next((m for m in measurements if m.backend == PLAIN), measurements[0])
+    entries = [
+        _entry(job, bundle, measurement, graphs, peak or {}, reference)
+        for measurement, graphs in zip(measurements, work or [None] * len(measurements), strict=True)
+    ]
+    plain = next((entry for entry in entries if entry["backend"] == PLAIN), None)
+    for entry in entries:
+        entry["speedup_vs_torch_plain"] = plain and plain["total"]["p50_ms"] / entry["total"]["p50_ms"]
+    return {
+        "runs": entries,
+        "machine": {**describe_machine(), **_peaks(peak or {}), "threads": job.threads},
+        "bundle": {
+            "name": bundle.config.name,
+            "precision": bundle.precision,
+            "manifest_sha256": sha256_file(bundle.path / MANIFEST),
+            "weights_sha256": bundle.weights.sha256,
+        },
+        "prompt": bundle.config.text.separator.join(job.names),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _entry(
+    job: Job,
+    bundle: Bundle,
+    measurement: Measurement,
+    graphs: dict[str, float] | None,
+    peak: dict[str, Any],
+    reference: Measurement,
+) -> dict[str, Any]:
+    sizes = [item for item in measurement.outcome["sizes"] if item["graph"] == "fusion_head"]
+    totals = [run["total_ms"] for run in measurement.runs]
+    total = summarize(totals)
+    gmac = sum(graphs.values()) / job.batch if graphs is not None else measurement.gmac_per_image
+    speed = peak.get(measurement.precision)
+    return {
+        "backend": measurement.backend,
+        "precision": measurement.precision,
+        "batch": job.batch,
+        "image_size": f"{job.image_size[0]}x{job.image_size[1]}",
+        "tokens": max(item["tokens"] for item in sizes),  # of the longest caption
+        "classes": len(job.names),
+        "prompts_per_image": job.prompts_per_image,
+        "cached_text": job.cached_text,
+        "threads": job.threads,
+        "rounds": len(totals),
+        "stages": {name: _stage(measurement, name, graphs, speed) for name in STAGES},
+        "total": total,
+        "samples_ms": [round(value, 3) for value in totals],
+        "images_per_second": 1000 * job.batch / total["p50_ms"],
+        "gmac_per_image": gmac,
+        "share_of_peak": _share(None if gmac is None else gmac * job.batch, total["p50_ms"], speed),
+        "peak_rss_mb": measurement.outcome["peak_rss_mb"],
+        "load_peak_rss_mb": measurement.outcome["load_peak_rss_mb"],
+        "load_s": measurement.load_s,
+        **_differences(measurement, reference, bundle),
+    }
+
+
+def _stage(
+    measurement: Measurement, name: str, graphs: dict[str, float] | None, speed: float | None
+) -> dict[str, Any]:
+    """Its times, its calls a run, and for a graph the multiply-adds of one run and the share of peak they ran at."""
+    times = summarize([run["stages"][name] for run in measurement.runs])
+    entry: dict[str, Any] = {**times, "calls": measurement.runs[-1]["calls"][name]}
+    if name in GRAPHS:
+        gmac = None if graphs is None else graphs[name]
+        entry |= {"gmac": gmac, "share_of_peak": _share(gmac, times["p50_ms"], speed)}
+    return entry
+
+
+def _share(gmac: float | None, milliseconds: float, speed: float | None) -> float | None:
+    """The multiply-adds of some milliseconds as a share of what `speed` (GFLOP/s) would do in them."""
+    if gmac is None or speed is None or milliseconds <= 0 or gmac == 0:
+        return None
+    return FLOP_A_GMAC * gmac / (milliseconds / 1000) / speed
+
+
+def _differences(measurement: Measurement, reference: Measurement, bundle: Bundle) -> dict[str, Any]:
+    if measurement is reference:
+        found: Agreement | None = None
+    else:
+        found = agree(
+            reference.outcome["detections"],
+            measurement.outcome["detections"],
+            measurement.precision,
+            bundle.config.detection.nms_threshold,
+        )
+    return {
+        "max_box_diff_px": found and found.max_box_diff_px,
+        "max_score_diff": found and found.max_score_diff,
+        "agreement": found
+        and {
+            "reference": reference.backend,
+            "paired": found.paired,
+            "real_differences": found.real,
+            "clear_detections": found.clear,
+            "clear_found": found.found,
+            "within_tolerance": found.within,
+        },
+    }
+
+
+def _peaks(peak: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "peak_gflops": {precision: peak.get(precision) for precision in ("fp32", "bf16")},
+        "peak_measured_with": {precision: peak.get(f"{precision}_by") for precision in ("fp32", "bf16")},
+    }
