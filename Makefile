@@ -40,7 +40,7 @@ demo: $(READY) ## Export a small checkpoint, verify it, and detect on a photo in
 		--bert-config $(TINY)/bert_config.json --output engines/demo
 	$(BIN)/glip-export verify engines/demo
 	$(BIN)/glip-export detect glip_export/data/pictures/cat.jpg --prompt "cat. remote control" \
-		--bundle engines/demo --output demo-output --json demo-output/detections.json
+		--bundle engines/demo --threshold 0.68 --output demo-output --json demo-output/detections.json
 
 test: $(READY) ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
 	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)
