@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # Every extra that a machine without a GPU can use. Not `gpu`: onnxruntime-gpu overwrites onnxruntime's files.
-EXTRAS := export,hub,openvino,trt,eval,serve,dev
+EXTRAS := export,hub,openvino,trt,eval,bench,serve,dev
 
 # Two workers of one thread each: more threads than cores make torch several times slower.
 WORKERS ?= 2

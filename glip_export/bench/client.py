@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,8 @@ class WorkerProcess:
     def close(self) -> None:
         """Ends the process: its input ends, and so does it."""
         if self._process.stdin is not None:
-            try:
+            with suppress(BrokenPipeError):  # it ended before
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass  # it ended before
         try:
             self._process.wait(GOODBYE)
         except subprocess.TimeoutExpired:

@@ -44,7 +44,9 @@ def run(
         image_size or bundle.image_size or default_size(bundle.config.image), bundle.config.image, bundle.image_size
     )
     job = Job(str(path), names, size, batch, threads, weights, prompts_per_image, cached_text)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
         task = progress.add_task("starting")
 
         def tell(step: str) -> None:

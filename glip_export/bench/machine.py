@@ -50,7 +50,7 @@ def _cpu_model() -> str:
 def _memory_mb() -> float | None:
     """Physical memory in MB (10^6)."""
     try:
-        import psutil
+        import psutil  # type: ignore[import-untyped]
     except ImportError:
         names = getattr(os, "sysconf_names", {})
         if "SC_PHYS_PAGES" not in names:

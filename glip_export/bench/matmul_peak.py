@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 SIZES = (1024, 2048, 3072)  # square; libraries peak at different ones
-SECONDS = 0.4  # for each library, dtype and size
+BLOCK = 0.05  # seconds of products timed as one: a single one may fall into a burst of clock speed
+BLOCKS = 4  # of each library, precision and size; the fastest counts
 
 
 def matmul_peak(threads: int | None = None) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def matmul_peak(threads: int | None = None) -> dict[str, Any]:
     else:
         torch.set_num_threads(threads or torch.get_num_threads())
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            speed = _best(lambda n, dtype=dtype: _torch_product(n, dtype))
+            speed = _best(partial(_torch_product, dtype=dtype))
             found[precision] = max(found.get(precision, (0.0, "")), (speed, "torch"))
     peak: dict[str, Any] = {}
     for precision in ("fp32", "bf16"):
@@ -38,16 +40,21 @@ def matmul_peak(threads: int | None = None) -> dict[str, Any]:
 
 
 def _best(product: Callable[[int], Callable[[], Any]]) -> float:
-    """GFLOP/s of the fastest single product of any size."""
+    """GFLOP/s of the fastest block of products of any size."""
     best = 0.0
     for n in SIZES:
         run = product(n)
         run()  # warm-up: threads start, pages are touched
-        finish = time.perf_counter() + SECONDS
-        while (start := time.perf_counter()) < finish:
-            run()
-            best = max(best, 2 * n**3 / (time.perf_counter() - start) / 1e9)
+        repeats = max(1, round(BLOCK / _seconds(run, 1)))
+        best = max(best, *(2 * n**3 * repeats / _seconds(run, repeats) / 1e9 for _ in range(BLOCKS)))
     return best
+
+
+def _seconds(run: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return max(time.perf_counter() - start, 1e-9)
 
 
 def _numpy_product(n: int) -> Callable[[], Any]:

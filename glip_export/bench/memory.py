@@ -27,7 +27,7 @@ def peak_rss_mb() -> float | None:
 
 def _windows_peak() -> float | None:
     try:
-        import psutil
+        import psutil  # type: ignore[import-untyped]
     except ImportError:
         return None
     return float(psutil.Process().memory_info().peak_wset) / 1e6

@@ -12,7 +12,7 @@ from glip_export.errors import BackendError
 from glip_export.files import atomic_path
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-COLOURS = dict(zip(STAGES, ("#999999", "#E69F00", "#56B4E9", "#0072B2", "#CC79A7"), strict=True))
+COLOURS = dict(zip(STAGES, ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7"), strict=True))
 NARROW = 0.07  # of the axis: a stage below that has no room for its number
 
 
@@ -74,7 +74,7 @@ def _total(run: Mapping[str, Any]) -> str:
 
 def _title(report: Mapping[str, Any]) -> str:
     run, machine = report["runs"][0], report["machine"]
-    threads = f"{run['threads'] or machine['cores']} threads"
+    threads = f"{run['threads']} threads"
     device = f", {machine['gpu']}" if machine["gpu"] else ""
     prompts = f", {run['prompts_per_image']} prompts a picture" if run["prompts_per_image"] > 1 else ""
     return (

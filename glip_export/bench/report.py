@@ -8,7 +8,7 @@ from typing import Any
 
 from glip_export.bench.agreement import Agreement, agree
 from glip_export.bench.job import PLAIN, Job
-from glip_export.bench.machine import describe_machine
+from glip_export.bench.machine import describe_machine, usable_cores
 from glip_export.bench.measure import Measurement
 from glip_export.bench.stages import STAGES, summarize
 from glip_export.bundle import MANIFEST, Bundle
@@ -40,7 +40,7 @@ def make_report(
         entry["speedup_vs_torch_plain"] = plain and plain["total"]["p50_ms"] / entry["total"]["p50_ms"]
     return {
         "runs": entries,
-        "machine": {**describe_machine(), **_peaks(peak or {}), "threads": job.threads},
+        "machine": {**describe_machine(), **_peaks(peak or {}), "threads": job.threads or usable_cores()},
         "bundle": {
             "name": bundle.config.name,
             "precision": bundle.precision,
@@ -74,7 +74,7 @@ def _entry(
         "classes": len(job.names),
         "prompts_per_image": job.prompts_per_image,
         "cached_text": job.cached_text,
-        "threads": job.threads,
+        "threads": job.threads or usable_cores(),
         "rounds": len(totals),
         "stages": {name: _stage(measurement, name, graphs, speed) for name in STAGES},
         "total": total,
@@ -89,9 +89,7 @@ def _entry(
     }
 
 
-def _stage(
-    measurement: Measurement, name: str, graphs: dict[str, float] | None, speed: float | None
-) -> dict[str, Any]:
+def _stage(measurement: Measurement, name: str, graphs: dict[str, float] | None, speed: float | None) -> dict[str, Any]:
     """Its times, its calls a run, and for a graph the multiply-adds of one run and the share of peak they ran at."""
     times = summarize([run["stages"][name] for run in measurement.runs])
     entry: dict[str, Any] = {**times, "calls": measurement.runs[-1]["calls"][name]}

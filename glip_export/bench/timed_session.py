@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
 from glip_export.graphs.contracts import FUSION_HEAD, TEXT_ENCODER, VISION_BACKBONE
 from glip_export.runtime.session import F32, I64, Pyramid, Session
 
@@ -74,7 +72,8 @@ class TimedSession:
             classes,
         )
         # Copied: a backend may use its output buffers again. Some kilobytes.
-        self.detections.append(RawDetections(*(np.array(output) for output in outputs[:3])))
+        boxes, scores, labels, _ = outputs
+        self.detections.append(RawDetections(boxes.copy(), scores.copy(), labels.copy()))
         return outputs
 
     def __getattr__(self, name: str) -> Any:

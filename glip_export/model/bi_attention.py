@@ -101,36 +101,45 @@ class BiMultiHeadAttention(nn.Module):
         the product: (P^T v) Wv^T + bv, the rows of P^T summing to one.
         """
         keys = _heads(self.l_proj(text)) * self.scale  # (B, h, T, d); the scale goes into the small operand
-        folded_keys = keys @ _per_head(self.v_proj.weight)  # (B, h, T, C)
-        folded_bias = keys @ self.v_proj.bias.view(NUM_HEADS, -1, 1)  # (B, h, T, 1)
-        scores = v[:, None] @ folded_keys.transpose(2, 3) + folded_bias.transpose(2, 3)  # (B, h, N, T)
-        to_image, to_text = self._attention(scores, attention_mask)
+        folded_keys = (keys @ _per_head(self.v_proj.weight)).flatten(1, 2)  # (B, h*T, C)
+        folded_bias = (keys @ self.v_proj.bias.view(NUM_HEADS, -1, 1)).flatten(1, 2)  # (B, h*T, 1)
+        # Text side first: matrix products run faster with the N positions as columns than as rows.
+        scores = self._clamp(self._stable(folded_keys @ v.transpose(1, 2) + folded_bias))  # (B, h*T, N)
 
-        out_weight = self.out_v_proj.weight.T.reshape(NUM_HEADS, -1, v.shape[2])  # (h, d, C)
-        folded_values = _heads(self.values_l_proj(text)) @ out_weight  # (B, h, T, C)
-        delta_v = _join(to_image) @ folded_values.flatten(1, 2) + self.out_v_proj.bias  # heads summed by the product
-
-        pooled = to_text @ v[:, None]  # (B, h, T, C)
+        # The published form also subtracts the row's maximum and clamps: softmax subtracts it by itself, and what a
+        # clamp at -50000 changes has an exponential of zero either way.
+        pooled = (scores.softmax(-1) @ v).unflatten(1, (NUM_HEADS, -1))  # (B, h, T, C)
         delta_text = pooled @ _per_head(self.values_v_proj.weight).transpose(1, 2)  # (B, h, T, d)
         delta_text = delta_text + self.values_v_proj.bias.view(NUM_HEADS, 1, -1)
+
+        by_position = scores.transpose(1, 2).unflatten(2, (NUM_HEADS, -1))  # (B, N, h, T)
+        to_image = (by_position + _added_mask(attention_mask, scores.dtype)).softmax(-1).flatten(2)  # (B, N, h*T)
+        out_weight = self.out_v_proj.weight.T.reshape(NUM_HEADS, -1, v.shape[2])  # (h, d, C)
+        folded_values = _heads(self.values_l_proj(text)) @ out_weight  # (B, h, T, C)
+        delta_v = to_image @ folded_values.flatten(1, 2) + self.out_v_proj.bias  # the product sums over the heads
         return delta_v, self.out_l_proj(_join(delta_text))
 
     def _attention(self, scores: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B, h, N, T) -> over tokens for the image (B, h, N, T), over positions for the text (B, h, T, N)."""
-        if self.stable_softmax:
-            scores = scores - scores.max()  # over the whole batch (GLIP: STABLE_SOFTMAX_2D)
-        scores = self._clamp(scores)
-        # Only the image side is masked. The mask is an integer one that is added: +1 on real tokens changes nothing.
-        mask = attention_mask[:, None, None, :].to(scores.dtype)
-        to_image = (scores + torch.where(mask == 0, MASKED, mask)).softmax(-1)
+        scores = self._clamp(self._stable(scores))
+        to_image = (scores + _added_mask(attention_mask, scores.dtype)).softmax(-1)  # only this side is masked
         transposed = scores.transpose(2, 3)
         to_text = self._clamp(transposed - transposed.amax(-1, keepdim=True)).softmax(-1)
         return to_image, to_text
+
+    def _stable(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores - scores.max() if self.stable_softmax else scores  # over the whole batch (STABLE_SOFTMAX_2D)
 
     def _clamp(self, scores: torch.Tensor) -> torch.Tensor:
         if self.clamp_min is None and self.clamp_max is None:
             return scores
         return scores.clamp(self.clamp_min, self.clamp_max)
+
+
+def _added_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the image side's scores, (B, 1, 1, T): GLIP's integer mask, whose +1 changes nothing."""
+    mask = attention_mask[:, None, None, :].to(dtype)
+    return torch.where(mask == 0, MASKED, mask)
 
 
 def _heads(x: torch.Tensor) -> torch.Tensor:

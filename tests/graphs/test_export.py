@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from random_checkpoint import random_model
 
-from glip_export import Bundle, GlipExportError, export_onnx
+from glip_export import Bundle, Detector, GlipExportError, export_onnx
 from glip_export.config import BertConfig, DetectionConfig, GlipConfig, HeadConfig, ImageConfig, SwinConfig, TextConfig
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.model.glip import Glip
@@ -158,6 +158,13 @@ def test_static_bundle(tiny_model: Glip, tmp_path: Path, tiny_io: dict[str, np.n
         assert compare(theirs, ours).relative < 1e-4
     graph = onnxruntime.InferenceSession(str(bundle.graph_path("vision_backbone")))
     assert graph.get_inputs()[0].shape == ["B", 3, 288, 320]
+    # Pictures of any size are shrunk until they fit, and padded to exactly that size.
+    pictures = [tiny_io["raw_image0"], np.ascontiguousarray(tiny_io["raw_image1"][:, :100])]
+    runs = [Detector(session, bundle.config, bundle.image_size) for session in (dynamic, static)]
+    for theirs, ours in zip(*(run.detect(pictures, "person. traffic light") for run in runs), strict=True):
+        assert len(theirs) == len(ours) > 0
+        np.testing.assert_allclose(theirs.boxes, ours.boxes, atol=0.02)
+        np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "nearest"), [((800, 1333), "800x1344"), ((0, 64), "64x64"), ((32, 64), "64x64")])
