@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from glip_export.command_line import bundle_or_newest, parse_image_size, run_app
 from glip_export.errors import GlipExportError
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def onnx(
     """
     from glip_export.commands.onnx import run
 
-    run(weights, config, bert_config, output, _size(image_size), _overrides(overrides))
+    run(weights, config, bert_config, output, parse_image_size(image_size), _overrides(overrides))
 
 
 @app.command()
@@ -99,7 +99,7 @@ def verify(
     """
     from glip_export.commands.verify import run
 
-    if not run(_bundle(bundle), weights, tuple(backend or ("onnxruntime",)), quick, trace, threads, json):
+    if not run(bundle_or_newest(bundle), weights, tuple(backend or ("onnxruntime",)), quick, trace, threads, json):
         raise typer.Exit(1)
 
 
@@ -127,7 +127,7 @@ def detect(
     """
     from glip_export.commands.detect import run
 
-    run(images, prompt, _bundle(bundle), backend, threshold, batch_size, chunk, output, weights, threads, json)
+    run(images, prompt, bundle_or_newest(bundle), backend, threshold, batch_size, chunk, output, weights, threads, json)
 
 
 @app.command()
@@ -138,34 +138,12 @@ def info(
     """Show what a bundle holds: its model, graphs, sizes, and the checkpoint it came from."""
     from glip_export.commands.info import run
 
-    run(_bundle(bundle), json)
+    run(bundle_or_newest(bundle), json)
 
 
 def main() -> None:
-    """The entry point: a mistake of the user's is one line and exit code 2, never a traceback."""
-    try:
-        app()
-    except GlipExportError as error:
-        print(f"glip-export: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("glip-export: interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def _bundle(path: Path | None) -> Path:
-    from glip_export.bundle import newest_bundle
-
-    return path or newest_bundle()
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise GlipExportError(f"--image-size is HEIGHTxWIDTH, such as 800x1216, not {text!r}")
-    return int(height), int(width)
+    """The entry point."""
+    run_app(app, "glip-export")
 
 
 def _overrides(words: list[str] | None) -> tuple[str, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from glip_export.command_line import bundle_or_newest, parse_image_size, run_app
 from glip_export.errors import GlipExportError
 
 DEFAULT_PROMPT = "cat. coffee cup. astronaut. rocket"  # what is on the packaged photos
@@ -31,7 +31,7 @@ def bench(
         typer.Option(
             help="A backend as in glip-export detect, such as onnxruntime or openvino:bf16; repeat for several, which "
             "then run in turn. torch is the reference as published (256 tokens), torch:trimmed the same on the "
-            "prompt's own. By default onnxruntime.",
+            "prompt's own. By default all that work here but torch, which takes minutes.",
             show_default=False,
         ),
     ] = None,
@@ -87,10 +87,10 @@ def bench(
     from glip_export.bench.command import run
 
     run(
-        _bundle(bundle),
-        tuple(dict.fromkeys(backend or ("onnxruntime",))),
+        bundle_or_newest(bundle),
+        tuple(dict.fromkeys(backend or _all_backends())),
         _names(prompt, coco_prompt, prompt_file),
-        _size(image_size),
+        parse_image_size(image_size),
         batch=batch,
         prompts_per_image=prompts_per_image,
         cached_text=cached_text,
@@ -105,21 +105,15 @@ def bench(
 
 
 def main() -> None:
-    """The entry point: a mistake of the user's is one line and exit code 2, never a traceback."""
-    try:
-        app()
-    except GlipExportError as error:
-        print(f"glip-bench: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("glip-bench: interrupted", file=sys.stderr)
-        sys.exit(130)
+    """The entry point."""
+    run_app(app, "glip-bench")
 
 
-def _bundle(path: Path | None) -> Path:
-    from glip_export.bundle import newest_bundle
+def _all_backends() -> list[str]:
+    from glip_export.bench.job import PLAIN
+    from glip_export.runtime.backends import available_backends
 
-    return path or newest_bundle()
+    return [word for word in available_backends() if word != PLAIN]
 
 
 def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]:
@@ -138,15 +132,6 @@ def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]
     except (OSError, UnicodeDecodeError) as error:
         raise GlipExportError(f"cannot read --prompt-file {file}: {error}") from error
     return Prompt.of([line.strip() for line in lines if line.strip()]).names
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise GlipExportError(f"--image-size is HEIGHTxWIDTH, such as 800x1216, not {text!r}")
-    return int(height), int(width)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from glip_export.bench.job import PLAIN, TRIMMED, Job
 from glip_export.errors import BackendError
 from glip_export.graphs.contracts import GRAPHS
 
+PAUSE = 0.1  # seconds between two backends' turns: a thread pool spins for some 30 ms after its last work
 MAX_SIZES = 4  # of one graph in one run; a prompt of many captions has more, and counting each takes seconds
 
 Progress = Callable[[str], None]
@@ -67,6 +69,8 @@ def measure(
             stage = f"warm-up {number + 1} of {warmup}" if number < warmup else f"run {number - warmup + 1} of {runs}"
             for runner, measurement in zip(runners, measurements, strict=True):
                 tell(f"{stage}: {measurement.backend}")
+                if len(runners) > 1:
+                    time.sleep(PAUSE)
                 result = runner.run()
                 if number >= warmup:
                     measurement.runs.append(result)

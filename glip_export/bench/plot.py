@@ -13,7 +13,7 @@ from glip_export.files import atomic_path
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = dict(zip(STAGES, ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7"), strict=True))
-NARROW = 0.07  # of the axis: a stage below that has no room for its number
+NARROW = 0.045  # of the axis: a stage below that has no room for its number
 
 
 def plot_stages(report: Mapping[str, Any], target: Path) -> None:
@@ -79,5 +79,5 @@ def _title(report: Mapping[str, Any]) -> str:
     prompts = f", {run['prompts_per_image']} prompts a picture" if run["prompts_per_image"] > 1 else ""
     return (
         f"{report['bundle']['name']}, batch {run['batch']} of {run['image_size']}, {run['classes']} names{prompts}\n"
-        f"{machine['cpu']}{device}, {threads}, mean of {run['rounds']} runs, {report['date'][:10]}"
+        f"{machine['cpu']}{device}, {threads}, mean of {run['rounds']} run(s), {report['date'][:10]}"
     )

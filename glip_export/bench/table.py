@@ -17,7 +17,7 @@ def times_table(report: Mapping[str, Any]) -> Table:
     prompts = f", {first['prompts_per_image']} prompts a picture" if first["prompts_per_image"] > 1 else ""
     title = (
         f"{report['bundle']['name']}, batch {first['batch']} of {first['image_size']}, {first['classes']} name(s)"
-        f"{prompts}: median of {first['rounds']} runs, ms"
+        f"{prompts}: median of {first['rounds']} run(s), ms"
     )
     table = Table(title=title)
     table.add_column("backend", overflow="fold")
@@ -54,7 +54,7 @@ def costs_table(report: Mapping[str, Any]) -> Table:
             _number(run["share_of_peak"], ".0%"),
             _number(run["max_box_diff_px"], ".2g"),
             _number(run["max_score_diff"], ".1e"),
-            _verdict(run["agreement"]),
+            _verdict(run["agreement"]) if len(report["runs"]) > 1 else "nothing to compare",
         )
     return table
 

@@ -1,7 +1,7 @@
 """Whether a program of lower precision (bf16, fp16) finds the reference's detections again.
 
-Rounding to 8 or 11 bits moves scores by a few thousandths, so what stands near the end of the list may fall off it, and
-`pairing` would call too much a real difference. What counts is that the detections that are safely in the list come back.
+Rounding to 8 or 11 bits moves scores by a few thousandths, so what stands near the end of the list may fall off it,
+and `pairing` would call too much a real difference. What counts is that those safely in the list come back.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _used(detections: Detections) -> tuple[F64, F64, NDArray[np.int64]]:
 
 
 def _has_area(boxes: F64) -> NDArray[np.bool_]:
-    return (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return np.logical_and(boxes[:, 2] > boxes[:, 0], boxes[:, 3] > boxes[:, 1])
 
 
 def _iou(a: F64, b: F64) -> F64:

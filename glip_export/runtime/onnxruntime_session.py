@@ -55,9 +55,11 @@ class OnnxRuntimeSession:
             ) from error
 
     def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
-        feed = {tensor.name: array for tensor, array in zip(spec.inputs, arrays, strict=True)}
+        """Inputs are read and outputs given where they are: no feature map is copied on its way between graphs."""
+        feed = dict(zip(spec.input_names, arrays, strict=True))
         try:
-            return self._sessions[spec.name].run(spec.output_names, feed)
+            values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
+            return [out.numpy() for out in self._sessions[spec.name].run_with_ort_values(spec.output_names, values)]
         except Exception as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items() if name not in LEVELS)
             raise BackendError(f"ONNX Runtime failed in {spec.name} ({shapes}): {_reason(error)}") from error

@@ -1,4 +1,4 @@
-"""The OpenVINO backend for CPUs: in fp32, or in bf16 where the CPU multiplies it (AVX512-BF16, AMX)."""
+"""The OpenVINO backend for CPUs: in fp32, or partly in bf16 where the CPU has it (AVX512-BF16, AMX)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
+from openvino import opset8
+from openvino.frontend.onnx import ConversionExtension
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, LEVELS, TEXT_ENCODER, VISION_BACKBONE, GraphSpec
+from glip_export.runtime.openvino_bf16 import lower_to_bf16
 from glip_export.runtime.session import F32, I64, Pyramid
 
-try:
-    import openvino
-    from openvino import opset8
-    from openvino.frontend.onnx import ConversionExtension
-except ImportError as error:
-    raise BackendError(f"OpenVINO is not installed ({error}): pip install 'glip-export[openvino]'") from error
-
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # ours: OpenVINO's
+PRECISIONS = ("fp32", "bf16")
 HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 CACHE = Path("cache", "openvino")  # inside the bundle; the manifest does not list it
 
@@ -41,10 +38,9 @@ class OpenVinoSession:
     ) -> None:
         """Compiles the graphs, or reads them from the bundle's cache.
 
-        precision: fp32, or bf16, in which everything up to the last matrix product of an output runs; the decoding of
-        boxes and the selection stay fp32. hint: latency, one call takes all threads; throughput, several concurrent
-        calls share them. cache: keep the compiled graphs in the bundle's folder (as large as its weights, the same for
-        all precisions), if that can be written. Raises BackendError.
+        precision: fp32, or bf16 for the matrix products that `openvino_bf16` names. hint: latency, one call takes all
+        threads; throughput, several concurrent calls share them. cache: keep the compiled graphs, as large as its
+        weights, in the bundle's folder, if that can be written. Raises BackendError.
         """
         if precision not in PRECISIONS:
             raise BackendError(f"OpenVINO has no precision {precision!r} here: choose one of {', '.join(PRECISIONS)}")
@@ -55,13 +51,13 @@ class OpenVinoSession:
         if precision == "bf16" and not supports_bf16(self._core):
             raise BackendError("this CPU has no bf16 (it takes AVX512-BF16 or AMX): use the backend openvino, in fp32")
         self._core.add_extension(ConversionExtension("DeformConv", _deform_conv))
-        # Always said: left to itself, OpenVINO takes bf16 where the CPU has it.
-        options = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": HINTS[hint]}
+        # Left to itself, OpenVINO takes bf16 for everything where the CPU has it.
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": HINTS[hint]}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         if cache and (folder := _writable(bundle.path / CACHE)):
             options["CACHE_DIR"] = str(folder)
-        self._models = {name: self._compile(bundle, name, options) for name in GRAPHS}
+        self._models = {name: self._compile(bundle, name, precision, options) for name in GRAPHS}
         self._idle: dict[str, list[Any]] = {name: [] for name in GRAPHS}  # infer requests
 
     def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
@@ -82,10 +78,14 @@ class OpenVinoSession:
         )
         return boxes, scores, labels, count
 
-    def _compile(self, bundle: Bundle, name: str, options: dict[str, str]) -> openvino.CompiledModel:
+    def _compile(self, bundle: Bundle, name: str, precision: str, options: dict[str, str]) -> openvino.CompiledModel:
         path = bundle.graph_path(name).resolve()  # the cache's key is the path as given
         try:
-            return self._core.compile_model(str(path), "CPU", options)
+            if precision == "fp32":
+                return self._core.compile_model(str(path), "CPU", options)
+            model = self._core.read_model(str(path))
+            lower_to_bf16(model, name)
+            return self._core.compile_model(model, "CPU", options)
         except Exception as error:  # OpenVINO raises RuntimeError and others, by release
             raise BackendError(f"OpenVINO {openvino.__version__} cannot load {path}: {_reason(error)}") from error
 

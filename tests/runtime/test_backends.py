@@ -1,0 +1,122 @@
+"""Backends by word: names, precisions, auto, and what a user is told when one cannot be had."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from glip_export.errors import BackendError
+from glip_export.runtime import backends
+from glip_export.runtime.backends import BACKENDS, available_backends, open_session
+
+BUNDLE = SimpleNamespace(path=Path("engines/tiny"))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Every backend replaced by one that notes how it was opened."""
+    calls: list[tuple] = []
+    for name, backend in list(backends._BACKENDS.items()):
+
+        def note(bundle, threads, weights, precision, name=name):
+            calls.append((name, threads, weights, precision))
+            return SimpleNamespace(name=name)
+
+        monkeypatch.setitem(
+            backends._BACKENDS, name, backends._Backend(note, backend.usable, backend.package, backend.precisions)
+        )
+    return calls
+
+
+def fail(name: str, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def raise_it(*_):
+        raise error
+
+    backend = backends._BACKENDS[name]
+    monkeypatch.setitem(
+        backends._BACKENDS, name, backends._Backend(raise_it, raise_it, backend.package, backend.precisions)
+    )
+
+
+def test_a_word_is_a_name_or_a_name_and_a_precision(opened: list[tuple]) -> None:
+    for word in ("torch", "onnxruntime", "openvino", "openvino:fp32", "openvino:bf16"):
+        open_session(BUNDLE, word, 2, Path("weights.pth"))
+    assert opened == [
+        ("torch", 2, Path("weights.pth"), ""),
+        ("onnxruntime", 2, Path("weights.pth"), ""),
+        ("openvino", 2, Path("weights.pth"), ""),
+        ("openvino", 2, Path("weights.pth"), "fp32"),
+        ("openvino", 2, Path("weights.pth"), "bf16"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("opnvino", "choose one of auto, torch, onnxruntime, openvino"),
+        ("auto:bf16", "there is no backend 'auto'"),
+        ("openvino:int8", "there is no backend 'openvino:int8': choose openvino, openvino:fp32, openvino:bf16"),
+        ("openvino:", "there is no backend 'openvino:'"),
+        ("onnxruntime:bf16", "there is no backend 'onnxruntime:bf16': choose onnxruntime"),
+        ("", "there is no backend ''"),
+    ],
+)
+def test_unknown_words_are_told_with_what_there_is(opened: list[tuple], word: str, told: str) -> None:
+    with pytest.raises(BackendError, match=told):
+        open_session(BUNDLE, word)
+    assert not opened
+
+
+def test_auto_takes_cuda_then_openvino_then_onnxruntime(opened: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    order = [word for word, _ in backends._FASTEST_FIRST]
+    assert order == ["onnxruntime", "openvino", "onnxruntime"]
+    for device, first in ((True, "onnxruntime"), (False, "openvino")):
+        rest = backends._FASTEST_FIRST[1:]
+        monkeypatch.setattr(backends, "_FASTEST_FIRST", (("onnxruntime", lambda device=device: device), *rest))
+        assert open_session(BUNDLE, "auto", 2).name == first
+    assert opened == [("onnxruntime", 2, None, ""), ("openvino", 2, None, "")]
+
+
+def test_auto_passes_by_what_does_not_work(opened: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    fail("openvino", monkeypatch, ImportError("No module named 'openvino'"))
+    assert open_session(BUNDLE, "auto").name == "onnxruntime"
+    fail("onnxruntime", monkeypatch, BackendError("cannot load the graph"))
+    with pytest.raises(BackendError, match=r"engines/tiny here: .*glip-export\[openvino\].*; cannot load the graph"):
+        open_session(BUNDLE, "auto")
+
+
+def test_no_cuda_here_without_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert not backends._has_cuda()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+
+    def no_driver(_):
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(backends.ctypes, "CDLL", no_driver)
+    assert not backends._has_cuda()
+
+
+@pytest.mark.parametrize(
+    ("word", "extra"), [("openvino", "openvino"), ("openvino:bf16", "openvino"), ("torch", "export")]
+)
+def test_a_missing_package_is_told_with_its_extra(word: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = word.partition(":")[0]
+    monkeypatch.setitem(sys.modules, name, None)  # so that importing it fails as if it were not installed
+    monkeypatch.delitem(sys.modules, f"glip_export.runtime.{name}_session", raising=False)
+    with pytest.raises(BackendError, match=rf"{name} cannot be imported \(.*\): pip install 'glip-export\[{extra}\]'"):
+        open_session(BUNDLE, word)
+    assert not any(word.startswith(name) for word in available_backends())
+
+
+def test_available_backends_can_be_opened_by_their_words(opened: list[tuple]) -> None:
+    words = available_backends()
+    assert "onnxruntime" in words
+    assert {word.partition(":")[0] for word in words} <= set(BACKENDS)
+    for word in words:
+        open_session(BUNDLE, word)
+    assert len(opened) == len(words)

@@ -1,0 +1,261 @@
+"""OpenVINO: equal to PyTorch in fp32, near enough in bf16, its cache, several shapes and threads."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from glip_export.bundle import Bundle
+from glip_export.errors import BackendError
+from glip_export.parity.cases import Case, built_in_cases
+from glip_export.parity.ladder import climb
+from glip_export.parity.pairing import Detections
+from glip_export.parity.recall import RecallDiff, found_again, together
+from glip_export.parity.run import Inputs, Outputs, run
+from glip_export.runtime.backends import open_session
+from glip_export.runtime.session import Session
+
+if TYPE_CHECKING:
+    from glip_export.model.glip import Glip
+    from glip_export.runtime.openvino_session import OpenVinoSession
+    from glip_export.runtime.torch_session import TorchSession
+
+openvino = pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy, for a session writes its cache into it."""
+    folder = tmp_path_factory.mktemp("openvino") / "tiny"
+    shutil.copytree(tiny_bundle, folder, ignore=shutil.ignore_patterns("cache"))
+    return Bundle.open(folder)
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Bundle) -> OpenVinoSession:
+    return open_session(bundle, "openvino", threads=2)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model: Glip) -> TorchSession:
+    from glip_export.runtime.torch_session import TorchSession
+
+    return TorchSession(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def cases(bundle: Bundle) -> list[Case]:
+    """One picture, one with padded tokens, two of different sizes, three: all of different shapes."""
+    return built_in_cases(bundle.config)
+
+
+def test_fp32_equals_torch(
+    session: OpenVinoSession, reference: TorchSession, bundle: Bundle, cases: list[Case]
+) -> None:
+    result = climb(reference, session, bundle.config, cases)
+    assert result.failures() == []
+    assert result.backend == "openvino"
+    assert sum(picture.paired for picture in result.pictures()) > 500
+    assert all(diff.relative < 5e-5 for _, diff in result.worst().values())
+
+
+def test_bf16_finds_the_detections_again(
+    session: OpenVinoSession, reference: TorchSession, bundle: Bundle, cases: list[Case]
+) -> None:
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bf16")
+    fast = open_session(bundle, "openvino:bf16", threads=2)
+    assert fast.name == "openvino:bf16"
+    inputs = [case.inputs(bundle.config) for case in cases]
+    expected = [run(reference, item) for item in inputs]
+    diff = _recall(fast, inputs, expected)
+    assert diff.counted > 400
+    assert diff.within(), f"{diff.found} of {diff.counted}"
+    assert diff.score > 1e-3  # so it is bf16
+    assert _recall(session, inputs, expected).score < 1e-4  # and fp32 never is, on a CPU that could
+
+
+def test_shapes_in_turn_leave_earlier_outputs_alone(
+    session: OpenVinoSession, bundle: Bundle, cases: list[Case]
+) -> None:
+    one, other = (cases[index].inputs(bundle.config) for index in (0, 2))
+    first = run(session, one)
+    kept = [array.copy() for array in _arrays(first)]
+    run(session, other)
+    again = run(session, one)
+    for before, now, repeated in zip(kept, _arrays(first), _arrays(again), strict=True):
+        np.testing.assert_array_equal(before, now)
+        np.testing.assert_array_equal(before, repeated)
+
+
+def test_views_and_read_only_inputs(session: OpenVinoSession, bundle: Bundle, cases: list[Case]) -> None:
+    inputs = cases[0].inputs(bundle.config)
+    expected = session.vision_backbone(inputs.images)
+    flipped = np.ascontiguousarray(inputs.images[..., ::-1])[..., ::-1]
+    locked = inputs.images.copy()
+    locked.setflags(write=False)
+    for images in (flipped, locked):
+        for level, other in zip(expected, session.vision_backbone(images), strict=True):
+            np.testing.assert_array_equal(level, other)
+    np.testing.assert_array_equal(locked, inputs.images)
+
+
+def test_threads_may_call_side_by_side(bundle: Bundle, cases: list[Case]) -> None:
+    from glip_export.runtime.openvino_session import OpenVinoSession
+
+    session = OpenVinoSession(bundle, threads=2, hint="throughput")
+    batches = [case.inputs(bundle.config) for case in cases[:2]]
+    alone = [run(session, inputs) for inputs in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda index: run(session, batches[index % 2]), range(8)))
+    for index, outputs in enumerate(together):
+        for array, expected in zip(_arrays(outputs), _arrays(alone[index % 2]), strict=True):
+            np.testing.assert_allclose(array, expected, atol=1e-3)  # pixels; nothing of another call's
+
+
+def test_the_cache_is_written_once_and_read_again(bundle: Bundle, tmp_path: Path, cases: list[Case]) -> None:
+    from glip_export.runtime.openvino_session import CACHE, OpenVinoSession
+
+    folder = tmp_path / "tiny"
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("cache"))
+    inputs = cases[0].inputs(bundle.config)
+    plain = OpenVinoSession(Bundle.open(folder), threads=2, cache=False)
+    assert not (folder / "cache").exists()
+    expected = _arrays(run(plain, inputs))
+    for threads in (2, 1):  # filled, then read
+        session = OpenVinoSession(Bundle.open(folder), threads=threads)
+        blobs = {path: path.stat().st_mtime_ns for path in (folder / CACHE).iterdir()}
+        assert len(blobs) == 3
+        if threads == 2:
+            filled = blobs
+        for array, other in zip(expected, _arrays(run(session, inputs)), strict=True):
+            np.testing.assert_allclose(array, other, atol=1e-3)
+    assert blobs == filled
+
+    for path in blobs:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # as a full disk leaves it
+    session = OpenVinoSession(Bundle.open(folder), threads=2)
+    np.testing.assert_array_equal(_arrays(run(session, inputs))[0], expected[0])
+
+
+def test_a_folder_that_cannot_be_written_has_no_cache(tmp_path: Path) -> None:
+    from glip_export.runtime.openvino_session import _writable
+
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    assert _writable(tmp_path / "cache" / "openvino") is None
+    assert _writable(tmp_path / "other" / "openvino") == (tmp_path / "other" / "openvino").resolve()
+
+
+def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glip_export.runtime import openvino_session
+    from glip_export.runtime.openvino_session import OpenVinoSession
+
+    with pytest.raises(BackendError, match="no precision 'int8' here: choose one of fp32, bf16"):
+        OpenVinoSession(bundle, precision="int8")
+    with pytest.raises(BackendError, match="no hint 'fast': choose one of latency, throughput"):
+        OpenVinoSession(bundle, hint="fast")
+    monkeypatch.setattr(openvino_session, "supports_bf16", lambda core: False)
+    with pytest.raises(BackendError, match="this CPU has no bf16"):
+        OpenVinoSession(bundle, precision="bf16")
+
+
+def test_wrong_inputs_are_one_line(session: OpenVinoSession) -> None:
+    with pytest.raises(
+        BackendError, match=r"OpenVINO failed in vision_backbone \(images \(1, 4, 64, 64\)\): "
+    ) as caught:
+        session.vision_backbone(np.zeros((1, 4, 64, 64), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_graph_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("cache"))
+    opened = Bundle.open(folder)
+    opened.graph_path("vision_backbone").write_bytes(b"no graph")
+    with pytest.raises(BackendError, match=r"OpenVINO .* cannot load .*vision_backbone.onnx: "):
+        open_session(opened, "openvino")
+
+
+def test_rounding_to_bf16_is_the_nearest() -> None:
+    torch = pytest.importorskip("torch")
+    from glip_export.runtime.openvino_bf16 import round_to_bf16
+
+    halfway = np.float32([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0, 3e38])  # ties go to the even one
+    values = np.concatenate([halfway, np.random.default_rng(0).standard_normal(1000).astype(np.float32)])
+    np.testing.assert_array_equal(round_to_bf16(values), torch.from_numpy(values).bfloat16().float().numpy())
+
+
+def test_bf16_leaves_the_predictions_and_the_text_in_fp32(bundle: Bundle) -> None:
+    from openvino.frontend.onnx import ConversionExtension
+
+    from glip_export.runtime.openvino_bf16 import lower_to_bf16
+    from glip_export.runtime.openvino_session import _deform_conv
+
+    core = openvino.Core()
+    core.add_extension(ConversionExtension("DeformConv", _deform_conv))
+    lowered = {}
+    for name in bundle.graphs:
+        model = core.read_model(bundle.graph_path(name))
+        lower_to_bf16(model, name)
+        types = [str(node.get_output_element_type(0).get_type_name()) for node in model.get_ops() if _is_product(node)]
+        lowered[name] = types.count("bf16")
+    blocks = bundle.config.head.num_convs
+    # Both products of each Swin MLP; of each fusion block the scores, two reads, and the text layer's own two.
+    assert lowered["text_encoder"] == 0
+    assert lowered["vision_backbone"] == 2 * sum(bundle.config.swin.depths)
+    assert lowered["fusion_head"] == 5 * blocks - 3  # the last block's text reads nothing that an image would
+
+
+def _is_product(node: openvino.Node) -> bool:
+    return node.get_type_name() in ("MatMul", "Convolution", "DeformableConvolution")
+
+
+def test_class_maximum(tmp_path: Path) -> None:
+    """The MAX score aggregation: TopK with a k that the class map gives, and GatherND."""
+    torch = pytest.importorskip("torch")
+    from glip_export.graphs.translations import translation_table
+    from glip_export.model.graph_ops import class_maximum
+
+    class Module(torch.nn.Module):
+        def forward(self, probabilities, class_map):
+            return class_maximum(probabilities, class_map)
+
+    any_size = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
+    torch.onnx.export(
+        Module().eval(),
+        (torch.rand(2, 7, 9), torch.ones(2, 9, 5)),
+        tmp_path / "max.onnx",
+        dynamo=True,
+        opset_version=20,
+        custom_translation_table=translation_table(),
+        dynamic_shapes=(any_size, any_size),
+        verbose=False,
+    )
+    compiled = openvino.Core().compile_model(tmp_path / "max.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    generator = torch.Generator().manual_seed(0)
+    for batch, positions, tokens, classes in ((2, 7, 9, 5), (1, 40, 12, 1), (2, 30, 30, 20)):
+        probabilities = torch.rand(batch, positions, tokens, generator=generator)
+        class_map = (torch.rand(batch, tokens, classes, generator=generator) > 0.6).float()
+        class_map[0, :, 0] = 0  # a class without tokens
+        (result,) = compiled([probabilities.numpy(), class_map.numpy()]).values()
+        np.testing.assert_array_equal(result, class_maximum(probabilities, class_map).numpy())
+
+
+def _recall(session: Session, inputs: list[Inputs], expected: list[Outputs]) -> RecallDiff:
+    """Of all pictures together."""
+    diffs = []
+    for item, want in zip(inputs, expected, strict=True):
+        for one, other in zip(want.chunks, run(session, item).chunks, strict=True):
+            lists = (zip(c.boxes, c.scores, c.labels, strict=True) for c in (one, other))
+            diffs += [found_again(Detections(*a), Detections(*b)) for a, b in zip(*lists, strict=True)]
+    return together(diffs)
+
+
+def _arrays(outputs: Outputs) -> list[np.ndarray]:
+    (chunk,) = outputs.chunks
+    return [*outputs.features, chunk.text_features, chunk.boxes, chunk.scores, chunk.labels, chunk.count]
