@@ -39,7 +39,7 @@ def run(
         )
         if trace:
             progress.update(task, description="tracing")
-            console.print(_first_difference(bundle, weights))
+            console.print(_first_difference(bundle, weights), soft_wrap=True)
     report = ParityReport(tuple(results), bundle.versions)
     console.print(report.table())
     if json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class OpenVinoSession:
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": HINTS[hint]}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        if cache and (folder := _writable(bundle.path / CACHE)):
+        if cache and (folder := _cache_folder(bundle)):
             options["CACHE_DIR"] = str(folder)
         self._models = {name: self._compile(bundle, name, precision, options) for name in GRAPHS}
         self._idle: dict[str, list[Any]] = {name: [] for name in GRAPHS}  # infer requests
@@ -79,7 +80,7 @@ class OpenVinoSession:
         return boxes, scores, labels, count
 
     def _compile(self, bundle: Bundle, name: str, precision: str, options: dict[str, str]) -> openvino.CompiledModel:
-        path = bundle.graph_path(name).resolve()  # the cache's key is the path as given
+        path = bundle.graph_path(name).resolve()  # the path as given is part of the cache's key
         try:
             if precision == "fp32":
                 return self._core.compile_model(str(path), "CPU", options)
@@ -133,8 +134,17 @@ def _deform_conv(node: Any) -> list[Any]:
     return [opset8.add(convolved, opset8.reshape(bias, shape, False)).output(0)]
 
 
-def _writable(folder: Path) -> Path | None:
-    """The folder, made where it is not, or None if nothing can be written to it."""
+def _cache_folder(bundle: Bundle) -> Path | None:
+    """The cache of these very graphs, made where it is not, or None if nothing can be written to it.
+
+    OpenVINO's own key holds the ONNX file's path but not the weights beside it: with other weights in the same place it
+    would give the old ones' results. So the folder's name holds the hashes that the manifest gives.
+    """
+    key = hashlib.sha256()
+    for graph in sorted(bundle.graphs.values(), key=lambda graph: graph.name):
+        for file in (graph.file, *graph.data):
+            key.update(bundle.files[file].sha256.encode())
+    folder = bundle.path / CACHE / key.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from glip_export.bundle import Bundle
+from glip_export.bundle import Bundle, File
 from glip_export.errors import BackendError
+from glip_export.files import sha256_file
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.ladder import climb
 from glip_export.parity.pairing import Detections
@@ -129,7 +131,7 @@ def test_the_cache_is_written_once_and_read_again(bundle: Bundle, tmp_path: Path
     expected = _arrays(run(plain, inputs))
     for threads in (2, 1):  # filled, then read
         session = OpenVinoSession(Bundle.open(folder), threads=threads)
-        blobs = {path: path.stat().st_mtime_ns for path in (folder / CACHE).iterdir()}
+        blobs = {path: path.stat().st_mtime_ns for path in (folder / CACHE).glob("*/*")}
         assert len(blobs) == 3
         if threads == 2:
             filled = blobs
@@ -143,12 +145,28 @@ def test_the_cache_is_written_once_and_read_again(bundle: Bundle, tmp_path: Path
     np.testing.assert_array_equal(_arrays(run(session, inputs))[0], expected[0])
 
 
-def test_a_folder_that_cannot_be_written_has_no_cache(tmp_path: Path) -> None:
-    from glip_export.runtime.openvino_session import _writable
+def test_other_weights_in_the_same_place_are_not_taken_from_the_cache(
+    bundle: Bundle, tmp_path: Path, cases: list[Case]
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("cache"))
+    images = cases[0].inputs(bundle.config).images
+    opened = Bundle.open(folder)
+    before = open_session(opened, "openvino").vision_backbone(images)[0]
+    (data,) = opened.graphs["vision_backbone"].data
+    (np.fromfile(folder / data, np.float32) * 1.01).tofile(folder / data)
+    changed = File(sha256_file(folder / data), opened.files[data].bytes)
+    again = dataclasses.replace(opened, files={**opened.files, data: changed})
+    assert np.abs(open_session(again, "openvino").vision_backbone(images)[0] - before).max() > 0.01
 
-    (tmp_path / "cache").write_text("a file where the folder would be")
-    assert _writable(tmp_path / "cache" / "openvino") is None
-    assert _writable(tmp_path / "other" / "openvino") == (tmp_path / "other" / "openvino").resolve()
+
+def test_a_folder_that_cannot_be_written_has_no_cache(bundle: Bundle, tmp_path: Path, cases: list[Case]) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("cache"))
+    (folder / "cache").write_text("a file where the folder would be")
+    session = open_session(Bundle.open(folder), "openvino")
+    assert session.vision_backbone(cases[0].inputs(bundle.config).images)[0].shape[1] == bundle.config.head.channels
+    assert (folder / "cache").is_file()
 
 
 def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
