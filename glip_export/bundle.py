@@ -2,7 +2,7 @@
 
 manifest.json        configuration, weights, graphs, versions, and the SHA-256 of every other file
 text_encoder.onnx, vision_backbone.onnx, fusion_head.onnx and the files of their external data
-later stages' engines and caches, in subfolders
+later stages' engines, in subfolders; cache/, which backends fill and the manifest leaves out
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from glip_export.manifest import File, Graph, Manifest, Weights, manifest_to_jso
 __all__ = ["Bundle", "File", "Graph", "Weights", "installed_versions", "newest_bundle", "write_manifest"]
 
 MAX_MANIFEST_BYTES = 4 << 20
+CACHE = "cache"  # the subfolder of what backends make anew at will: not part of the bundle, not hashed
 _MAKE_ONE = "make one with: glip-export onnx --weights FILE"
 
 
@@ -147,6 +148,7 @@ def _hash_folder(folder: Path) -> dict[str, File]:
     _check_links(folder)
     names = sorted(path.relative_to(folder).as_posix() for path in _walk(folder) if path.is_file())
     names = [name for name in names if name != MANIFEST and not is_leftover(PurePosixPath(name).name)]
+    names = [name for name in names if not name.startswith(f"{CACHE}/")]
     hashes = _hash_all(folder, names)
     return {name: File(hashes[name], (folder / name).stat().st_size) for name in names}
 

@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+BACKEND_WORDS = "torch, onnxruntime, openvino, openvino:bf16"
+
 BundleArgument = Annotated[
     Path | None, typer.Argument(help="The bundle's folder; by default the newest under engines/.", show_default=False)
 ]
@@ -27,7 +29,7 @@ BundleOption = Annotated[
     Path | None, typer.Option(help="The bundle's folder; by default the newest under engines/.", show_default=False)
 ]
 Backends = Annotated[
-    list[str] | None, typer.Option("--backend", help="torch or onnxruntime; repeat for several.", show_default=False)
+    list[str] | None, typer.Option("--backend", help=f"{BACKEND_WORDS}; repeat for several.", show_default=False)
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.", show_default=False)]
 JsonOption = Annotated[
@@ -108,7 +110,7 @@ def detect(
     images: Annotated[list[Path], typer.Argument(help="Pictures; run as one batch, padded together.")],
     prompt: Annotated[str, typer.Option(help='What to look for, names with stops between: "cat. remote control".')],
     bundle: BundleOption = None,
-    backend: Annotated[str, typer.Option(help="torch or onnxruntime.")] = "onnxruntime",
+    backend: Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, or auto for the fastest.")] = "onnxruntime",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Draw and print detections from this score on.")] = 0.5,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pictures a batch; by default all in one.", show_default=False)

@@ -301,8 +301,10 @@ def test_write_manifest_wants_the_graphs_files_and_a_small_manifest(
     refuse(folder, "is over 0 MB")
 
 
-def test_write_manifest_leaves_out_its_own_file_and_leftovers(folder: Path) -> None:
+def test_write_manifest_leaves_out_its_own_file_leftovers_and_caches(folder: Path) -> None:
     (folder / ".fusion_head.partial-4194305-0123abcd.onnx").write_bytes(b"half a graph")
+    (folder / "cache" / "openvino").mkdir(parents=True)
+    (folder / "cache" / "openvino" / "compiled.blob").write_bytes(b"made anew at will")
     assert len(fill(folder).files) == 4
 
 

@@ -51,7 +51,7 @@ class Detector:
         threads: int | None = None,
         weights: str | Path | None = None,
     ) -> Detector:
-        """Opens a bundle with a backend: torch or onnxruntime.
+        """Opens a bundle with a backend: torch, onnxruntime, openvino, openvino:bf16, or auto for the fastest.
 
         threads: CPU threads. weights: for torch, where the checkpoint is now. Raises BundleError if the bundle is
         damaged or no bundle, BackendError if the backend is unknown or cannot run.
