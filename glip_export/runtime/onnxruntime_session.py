@@ -10,11 +10,11 @@ import onnxruntime
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, LEVELS, TEXT_ENCODER, VISION_BACKBONE, GraphSpec
-from glip_export.runtime.session import F32, I64, Pyramid
+from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.runtime.session import GraphSession, one_line, shapes_of
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(GraphSession):
     """The three graphs of a bundle in ONNX Runtime; see `Session` for shapes."""
 
     name = "onnxruntime"
@@ -33,31 +33,13 @@ class OnnxRuntimeSession:
         options.enable_mem_pattern = False
         self._sessions = {name: self._open(bundle, name, options) for name in GRAPHS}
 
-    def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
-        """See `Session`."""
-        return self._run(TEXT_ENCODER, (input_ids, attention_mask))[0]
-
-    def vision_backbone(self, images: F32) -> Pyramid:
-        """See `Session`."""
-        p3, p4, p5, p6, p7 = self._run(VISION_BACKBONE, (images,))
-        return p3, p4, p5, p6, p7
-
-    def fusion_head(
-        self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64
-    ) -> tuple[F32, F32, I64, I64]:
-        """See `Session`."""
-        boxes, scores, labels, count = self._run(
-            FUSION_HEAD, (*features, text_features, attention_mask, class_map, image_sizes)
-        )
-        return boxes, scores, labels, count
-
     def _open(self, bundle: Bundle, name: str, options: Any) -> onnxruntime.InferenceSession:
         path = bundle.graph_path(name)
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=self.providers)
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise BackendError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_reason(error)}"
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {one_line(error)}"
             ) from error
 
     def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
@@ -67,8 +49,9 @@ class OnnxRuntimeSession:
             values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
             return [out.numpy() for out in self._sessions[spec.name].run_with_ort_values(spec.output_names, values)]
         except Exception as error:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items() if name not in LEVELS)
-            raise BackendError(f"ONNX Runtime failed in {spec.name} ({shapes}): {_reason(error)}") from error
+            raise BackendError(
+                f"ONNX Runtime failed in {spec.name} ({shapes_of(spec, arrays)}): {one_line(error)}"
+            ) from error
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +72,3 @@ def _register_arena() -> None:
             }
         ),
     )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

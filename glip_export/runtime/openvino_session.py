@@ -14,16 +14,16 @@ from openvino.frontend.onnx import ConversionExtension
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, LEVELS, TEXT_ENCODER, VISION_BACKBONE, GraphSpec
+from glip_export.graphs.contracts import GRAPHS, GraphSpec
 from glip_export.runtime.openvino_bf16 import lower_to_bf16
-from glip_export.runtime.session import F32, I64, Pyramid
+from glip_export.runtime.session import GraphSession, one_line, shapes_of
 
 PRECISIONS = ("fp32", "bf16")
 HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
 CACHE = Path("cache", "openvino")  # inside the bundle; the manifest does not list it
 
 
-class OpenVinoSession:
+class OpenVinoSession(GraphSession):
     """The three graphs of a bundle in OpenVINO, on the CPU; see `Session` for shapes.
 
     Calls from several threads at once run side by side, each on an infer request of its own.
@@ -61,24 +61,6 @@ class OpenVinoSession:
         self._models = {name: self._compile(bundle, name, precision, options) for name in GRAPHS}
         self._idle: dict[str, list[Any]] = {name: [] for name in GRAPHS}  # infer requests
 
-    def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
-        """See `Session`."""
-        return self._run(TEXT_ENCODER, (input_ids, attention_mask))[0]
-
-    def vision_backbone(self, images: F32) -> Pyramid:
-        """See `Session`."""
-        p3, p4, p5, p6, p7 = self._run(VISION_BACKBONE, (images,))
-        return p3, p4, p5, p6, p7
-
-    def fusion_head(
-        self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64
-    ) -> tuple[F32, F32, I64, I64]:
-        """See `Session`."""
-        boxes, scores, labels, count = self._run(
-            FUSION_HEAD, (*features, text_features, attention_mask, class_map, image_sizes)
-        )
-        return boxes, scores, labels, count
-
     def _compile(self, bundle: Bundle, name: str, precision: str, options: dict[str, str]) -> openvino.CompiledModel:
         path = bundle.graph_path(name).resolve()  # the path as given is part of the cache's key
         try:
@@ -88,7 +70,7 @@ class OpenVinoSession:
             lower_to_bf16(model, name)
             return self._core.compile_model(model, "CPU", options)
         except Exception as error:  # OpenVINO raises RuntimeError and others, by release
-            raise BackendError(f"OpenVINO {openvino.__version__} cannot load {path}: {_reason(error)}") from error
+            raise BackendError(f"OpenVINO {openvino.__version__} cannot load {path}: {one_line(error)}") from error
 
     def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
         feed = {tensor.name: np.ascontiguousarray(array) for tensor, array in zip(spec.inputs, arrays, strict=True)}
@@ -101,8 +83,9 @@ class OpenVinoSession:
             # Inputs are read in place. Outputs are copied, for the request writes the next call's to the same memory.
             results = request.infer(feed, share_inputs=True, share_outputs=False)
         except Exception as error:  # as above
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items() if name not in LEVELS)
-            raise BackendError(f"OpenVINO failed in {spec.name} ({shapes}): {_reason(error)}") from error
+            raise BackendError(
+                f"OpenVINO failed in {spec.name} ({shapes_of(spec, arrays)}): {one_line(error)}"
+            ) from error
         idle.append(request)
         return [results[name] for name in spec.output_names]
 
@@ -151,7 +134,3 @@ def _cache_folder(bundle: Bundle) -> Path | None:
             return folder.resolve()
     except OSError:
         return None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from glip_export.graphs.contracts import FUSION_HEAD, LEVELS, TEXT_ENCODER, VISION_BACKBONE, GraphSpec
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -36,3 +39,42 @@ class Session(Protocol):
         -> boxes (B, D, 4) xyxy in resized pixels, scores (B, D) falling, labels (B, D) with -1 where empty, count (B,).
         """
         ...
+
+
+class GraphSession(ABC):
+    """A session whose backend runs one graph at a time on named arrays; see `Session` for shapes."""
+
+    name: str
+
+    def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
+        """See `Session`."""
+        return self._run(TEXT_ENCODER, (input_ids, attention_mask))[0]
+
+    def vision_backbone(self, images: F32) -> Pyramid:
+        """See `Session`."""
+        p3, p4, p5, p6, p7 = self._run(VISION_BACKBONE, (images,))
+        return p3, p4, p5, p6, p7
+
+    def fusion_head(
+        self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64
+    ) -> tuple[F32, F32, I64, I64]:
+        """See `Session`."""
+        boxes, scores, labels, count = self._run(
+            FUSION_HEAD, (*features, text_features, attention_mask, class_map, image_sizes)
+        )
+        return boxes, scores, labels, count
+
+    @abstractmethod
+    def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
+        """The graph's outputs, in the contract's order, for its inputs in the contract's order."""
+
+
+def shapes_of(spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> str:
+    """What an error says of a graph's inputs; the pyramid's shapes follow from the others."""
+    named = zip(spec.input_names, arrays, strict=True)
+    return ", ".join(f"{name} {array.shape}" for name, array in named if name not in LEVELS)
+
+
+def one_line(error: Exception) -> str:
+    """A backend's own words on one line of no more than 400 characters."""
+    return " ".join(str(error).split())[:400]
