@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickletools
 import re
 import warnings
@@ -262,6 +263,9 @@ def resolve_weights(weights: str | Path) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise CheckpointError(f"{text}: needs huggingface_hub: pip install 'glip-export[hub]'") from error
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # or it warns of every retry before we say what is wrong
     try:
         return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
     except Exception as error:  # its HTTP library's errors change with its versions
