@@ -16,6 +16,7 @@ from glip_export.parity.ladder import climb_all
 from glip_export.parity.metrics import Tolerance
 from glip_export.parity.report import ParityReport
 from glip_export.runtime.backends import open_session
+from glip_export.runtime.session import Session
 
 
 def run(
@@ -39,7 +40,7 @@ def run(
         )
         if trace:
             progress.update(task, description="tracing")
-            console.print(_first_difference(bundle, weights), soft_wrap=True)
+            console.print(_first_difference(reference, bundle), soft_wrap=True)
     report = ParityReport(tuple(results), bundle.versions)
     console.print(report.table())
     if json is not None:
@@ -48,14 +49,14 @@ def run(
     return report.passed
 
 
-def _first_difference(bundle: Bundle, weights: str | None) -> str:
+def _first_difference(reference: Session, bundle: Bundle) -> str:
     """Where the ONNX graphs start to differ from PyTorch, in one sentence."""
     from glip_export.parity.trace import first_outside, trace
-    from glip_export.runtime.torch_session import load_reference
+    from glip_export.runtime.torch_session import TorchSession
 
-    model = load_reference(bundle, None if weights is None else Path(weights))
+    assert isinstance(reference, TorchSession)  # what open_session gives for "torch"
     inputs = built_in_cases(bundle.config, bundle.image_size, quick=True)[0].inputs(bundle.config)
-    steps = trace(model, bundle, inputs)
+    steps = trace(reference.model, bundle, inputs)
     first = first_outside(steps, Tolerance())
     if first is not None:
         return f"The first module out of tolerance is {first.module}: max|difference| / rms {first.relative:.1e}."

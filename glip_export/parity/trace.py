@@ -111,12 +111,9 @@ def _leaving_values(graph: onnx_ir.Graph, modules: set[str]) -> Mapping[str, lis
     for node in graph:
         for module in _with_parents(node.metadata_props.get(MODULE_KEY, "")):
             if module in modules:
-                inside = (f"{module}.", f"{module}")
                 for value in node.outputs:
                     readers = [use.node.metadata_props.get(MODULE_KEY, "") for use in value.uses()]
-                    if value.is_graph_output() or any(
-                        reader != inside[1] and not reader.startswith(inside[0]) for reader in readers
-                    ):
+                    if value.is_graph_output() or any(module not in _with_parents(reader) for reader in readers):
                         leaving.setdefault(module, []).append(value)
     return leaving
 
