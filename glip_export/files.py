@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,6 +92,24 @@ def atomic_directory(target: Path | str) -> Iterator[Path]:
         raise
     finally:
         _in_progress.discard(temporary.name)
+
+
+def user_cache(name: str) -> Path | None:
+    """The folder `name` of this user's cache, made where it is not; None if it cannot be written or is another's.
+
+    In $XDG_CACHE_HOME or ~/.cache: what is found there is trusted as the user's own, so others may not write to it.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    folder = Path(root, "glip-export", name)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if os.name != "nt" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            return None
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return None
 
 
 def is_leftover(name: str) -> bool:

@@ -28,12 +28,12 @@ from glip_export.graphs.contracts import (
     fixed_axes,
     pyramid_axes,
 )
+from glip_export.graphs.modules import MODULE_KEY
 from glip_export.graphs.translations import translation_table
 from glip_export.model.glip import Glip
 
 OPSET = 20  # DeformConv needs 19; TensorRT 10.8's parser reads no more than 22
 IR_VERSION = 10  # what TensorRT 10.8's parser was built with
-MODULE_KEY = "glip.module"  # in a node's metadata: the module of the model that it came from, `dyhead_tower.0.b_attn`
 MAX_CELLS = 256  # a side of a picture in units of STRIDE: 8192 pixels
 MAX_CLASSES = 16384
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from glip_export.bundle import Bundle
 from glip_export.graphs.contracts import GRAPHS, GraphSpec, as_arguments
-from glip_export.graphs.export import MODULE_KEY
+from glip_export.graphs.modules import MODULE_KEY
 from glip_export.model.glip import Glip
 from glip_export.parity.metrics import Tolerance, compare
 from glip_export.parity.run import Inputs

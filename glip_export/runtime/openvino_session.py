@@ -1,9 +1,9 @@
-"""The OpenVINO backend for CPUs: in fp32, or partly in bf16 where the CPU has it (AVX512-BF16, AMX)."""
+"""The OpenVINO backend for CPUs: in fp32, or partly in bf16 where the CPU has it (AVX512-BF16)."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from openvino.frontend.onnx import ConversionExtension
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
+from glip_export.files import user_cache
 from glip_export.graphs.contracts import GRAPHS, GraphSpec
-from glip_export.runtime.openvino_bf16 import lower_to_bf16
+from glip_export.runtime.cache import graphs_key
+from glip_export.runtime.native import Kernels, load_kernels
+from glip_export.runtime.openvino_kernels import OPERATORS, use_kernels
+from glip_export.runtime.resident_memory import forget_mapped_files
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
 
 PRECISIONS = ("fp32", "bf16")
 HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
-CACHE = Path("cache", "openvino")  # inside the bundle; the manifest does not list it
 
 
 class OpenVinoSession(GraphSession):
@@ -28,6 +31,8 @@ class OpenVinoSession(GraphSession):
 
     Calls from several threads at once run side by side, each on an infer request of its own.
     """
+
+    one_by_one = True
 
     def __init__(
         self,
@@ -37,37 +42,51 @@ class OpenVinoSession(GraphSession):
         hint: str = "latency",
         cache: bool = True,
     ) -> None:
-        """Compiles the graphs, or reads them from the bundle's cache.
+        """Compiles the graphs, or reads them from the user's cache.
 
-        precision: fp32, or bf16 for the matrix products that `openvino_bf16` names. hint: latency, one call takes all
-        threads; throughput, several concurrent calls share them. cache: keep the compiled graphs, as large as its
-        weights, in the bundle's folder, if that can be written. Raises BackendError.
+        precision: fp32, or bf16 for what `openvino_kernels` names; fp32 does without our kernels, at OpenVINO's own
+        speed, where there is no C++ compiler. hint: latency, one call takes all threads; throughput, several concurrent
+        calls share them. cache: keep the compiled graphs, as large as its weights, if that can be written. Raises
+        BackendError.
         """
         if precision not in PRECISIONS:
             raise BackendError(f"OpenVINO has no precision {precision!r} here: choose one of {', '.join(PRECISIONS)}")
         if hint not in HINTS:
             raise BackendError(f"OpenVINO has no hint {hint!r}: choose one of {', '.join(HINTS)}")
         self.name = "openvino" if precision == "fp32" else f"openvino:{precision}"
+        kernels = _kernels(precision)
         self._core = openvino.Core()
-        if precision == "bf16" and not supports_bf16(self._core):
-            raise BackendError("this CPU has no bf16 (it takes AVX512-BF16 or AMX): use the backend openvino, in fp32")
         self._core.add_extension(ConversionExtension("DeformConv", _deform_conv))
-        # Left to itself, OpenVINO takes bf16 for everything where the CPU has it.
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": HINTS[hint]}
+        for operator in OPERATORS:
+            self._core.add_extension(operator)
+        # Left to itself, OpenVINO takes bf16 for everything where the CPU has it, and pins a thread to a core, on which
+        # the kernels' own threads would then crowd.
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": HINTS[hint],
+            "ENABLE_CPU_PINNING": False,
+        }
         if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
-        if cache and (folder := _cache_folder(bundle)):
+            options["INFERENCE_NUM_THREADS"] = threads
+        folder = _cache_folder(bundle, kernels) if cache else None
+        if folder is not None:
             options["CACHE_DIR"] = str(folder)
-        self._models = {name: self._compile(bundle, name, precision, options) for name in GRAPHS}
+        kernel_threads = 1 if hint == "throughput" else threads or _usable_cores()
+        self._models = {
+            name: self._compile(bundle, name, kernels, precision == "bf16", kernel_threads, options) for name in GRAPHS
+        }
         self._idle: dict[str, list[Any]] = {name: [] for name in GRAPHS}  # infer requests
+        # Most weights were copied, in the order that OpenVINO's kernels read.
+        forget_mapped_files(bundle.path.resolve(), *filter(None, [folder]))
 
-    def _compile(self, bundle: Bundle, name: str, precision: str, options: dict[str, str]) -> openvino.CompiledModel:
+    def _compile(
+        self, bundle: Bundle, name: str, kernels: Kernels | None, bf16: bool, threads: int, options: dict[str, Any]
+    ) -> openvino.CompiledModel:
         path = bundle.graph_path(name).resolve()  # the path as given is part of the cache's key
         try:
-            if precision == "fp32":
-                return self._core.compile_model(str(path), "CPU", options)
             model = self._core.read_model(str(path))
-            lower_to_bf16(model, name)
+            if kernels is not None:
+                use_kernels(model, path, kernels, bf16, threads)
             return self._core.compile_model(model, "CPU", options)
         except Exception as error:  # OpenVINO raises RuntimeError and others, by release
             raise BackendError(f"OpenVINO {openvino.__version__} cannot load {path}: {one_line(error)}") from error
@@ -90,9 +109,29 @@ class OpenVinoSession(GraphSession):
         return [results[name] for name in spec.output_names]
 
 
-def supports_bf16(core: openvino.Core | None = None) -> bool:
-    """Whether this CPU has matrix instructions for bf16."""
-    return "BF16" in (core or openvino.Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def supports_bf16() -> bool:
+    """Whether this CPU has the matrix instructions for bf16 and a C++ compiler made use of them."""
+    try:
+        return load_kernels().has_bf16
+    except BackendError:
+        return False
+
+
+def _kernels(precision: str) -> Kernels | None:
+    """Our kernels; None in fp32 where they cannot be compiled."""
+    try:
+        kernels = load_kernels()
+    except BackendError as error:
+        if precision == "fp32":
+            return None
+        raise BackendError(f"OpenVINO in {precision} takes our own kernels, and {error}") from error
+    if precision == "bf16" and not kernels.has_bf16:
+        raise BackendError("this CPU has no bf16 (it takes AVX512-BF16): use the backend openvino, in fp32")
+    return kernels
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _deform_conv(node: Any) -> list[Any]:
@@ -117,20 +156,12 @@ def _deform_conv(node: Any) -> list[Any]:
     return [opset8.add(convolved, opset8.reshape(bias, shape, False)).output(0)]
 
 
-def _cache_folder(bundle: Bundle) -> Path | None:
-    """The cache of these very graphs, made where it is not, or None if nothing can be written to it.
+def _cache_folder(bundle: Bundle, kernels: Kernels | None) -> Path | None:
+    """The user's cache of these very graphs and kernels, or None if nothing can be written to it.
 
-    OpenVINO's own key holds the ONNX file's path but not the weights beside it: with other weights in the same place it
-    would give the old ones' results. So the folder's name holds the hashes that the manifest gives.
+    Not in the bundle, which may come from someone else: a compiled graph is loaded as it is. OpenVINO's own key holds
+    the ONNX file's path but not the weights beside it: with other weights in the same place it would give the old ones'
+    results. So the folder's name holds the hashes that the manifest gives.
     """
-    key = hashlib.sha256()
-    for graph in sorted(bundle.graphs.values(), key=lambda graph: graph.name):
-        for file in (graph.file, *graph.data):
-            key.update(bundle.files[file].sha256.encode())
-    folder = bundle.path / CACHE / key.hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder.resolve()
-    except OSError:
-        return None
+    key = hashlib.sha256(f"{graphs_key(bundle)} {kernels and kernels.fingerprint}".encode())
+    return user_cache(f"openvino/{key.hexdigest()[:16]}")

@@ -10,7 +10,7 @@ import onnx_ir
 import pytest
 
 from glip_export.bundle import Bundle
-from glip_export.graphs.export import MODULE_KEY
+from glip_export.graphs.modules import MODULE_KEY
 from glip_export.model.glip import Glip
 from glip_export.parity.cases import built_in_cases
 from glip_export.parity.metrics import Tolerance

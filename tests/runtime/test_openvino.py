@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,11 +32,8 @@ openvino = pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A copy, for a session writes its cache into it."""
-    folder = tmp_path_factory.mktemp("openvino") / "tiny"
-    shutil.copytree(tiny_bundle, folder, ignore=shutil.ignore_patterns("cache"))
-    return Bundle.open(folder)
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -120,20 +118,21 @@ def test_threads_may_call_side_by_side(bundle: Bundle, cases: list[Case]) -> Non
             np.testing.assert_allclose(array, expected, atol=1e-3)  # pixels; nothing of another call's
 
 
-def test_the_cache_is_written_once_and_read_again(bundle: Bundle, tmp_path: Path, cases: list[Case]) -> None:
-    from glip_export.runtime.openvino_session import CACHE, OpenVinoSession
+def test_the_cache_is_written_once_and_read_again(
+    bundle: Bundle, tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glip_export.runtime.openvino_session import OpenVinoSession
 
-    folder = tmp_path / "tiny"
-    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     inputs = cases[0].inputs(bundle.config)
-    plain = OpenVinoSession(Bundle.open(folder), threads=2, cache=False)
-    assert not (folder / "cache").exists()
+    plain = OpenVinoSession(bundle, threads=2, cache=False)
+    assert not list(tmp_path.glob("glip-export/openvino/*"))
     expected = _arrays(run(plain, inputs))
-    for threads in (2, 1):  # filled, then read
-        session = OpenVinoSession(Bundle.open(folder), threads=threads)
-        blobs = {path: path.stat().st_mtime_ns for path in (folder / CACHE).glob("*/*")}
+    for again in (False, True):
+        session = OpenVinoSession(bundle, threads=2)
+        blobs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("glip-export/openvino/*/*")}
         assert len(blobs) == 3
-        if threads == 2:
+        if not again:
             filled = blobs
         for array, other in zip(expected, _arrays(run(session, inputs)), strict=True):
             np.testing.assert_allclose(array, other, atol=1e-3)
@@ -141,7 +140,7 @@ def test_the_cache_is_written_once_and_read_again(bundle: Bundle, tmp_path: Path
 
     for path in blobs:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # as a full disk leaves it
-    session = OpenVinoSession(Bundle.open(folder), threads=2)
+    session = OpenVinoSession(bundle, threads=2)
     np.testing.assert_array_equal(_arrays(run(session, inputs))[0], expected[0])
 
 
@@ -160,13 +159,14 @@ def test_other_weights_in_the_same_place_are_not_taken_from_the_cache(
     assert np.abs(open_session(again, "openvino").vision_backbone(images)[0] - before).max() > 0.01
 
 
-def test_a_folder_that_cannot_be_written_has_no_cache(bundle: Bundle, tmp_path: Path, cases: list[Case]) -> None:
-    folder = tmp_path / "tiny"
-    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("cache"))
-    (folder / "cache").write_text("a file where the folder would be")
-    session = open_session(Bundle.open(folder), "openvino")
+def test_a_folder_that_cannot_be_written_has_no_cache(
+    bundle: Bundle, tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "glip-export").write_text("a file where the folder would be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    session = open_session(bundle, "openvino")
     assert session.vision_backbone(cases[0].inputs(bundle.config).images)[0].shape[1] == bundle.config.head.channels
-    assert (folder / "cache").is_file()
+    assert (tmp_path / "glip-export").is_file()
 
 
 def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +177,17 @@ def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPa
         OpenVinoSession(bundle, precision="int8")
     with pytest.raises(BackendError, match="no hint 'fast': choose one of latency, throughput"):
         OpenVinoSession(bundle, hint="fast")
-    monkeypatch.setattr(openvino_session, "supports_bf16", lambda core: False)
+    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_bf16=False))
     with pytest.raises(BackendError, match="this CPU has no bf16"):
         OpenVinoSession(bundle, precision="bf16")
+
+    def without_compiler() -> None:
+        raise BackendError("no C++ compiler was found")
+
+    monkeypatch.setattr(openvino_session, "load_kernels", without_compiler)
+    with pytest.raises(BackendError, match="in bf16 takes our own kernels, and no C\\+\\+ compiler was found"):
+        OpenVinoSession(bundle, precision="bf16")
+    assert OpenVinoSession(bundle, threads=2).name == "openvino"  # fp32 does without
 
 
 def test_wrong_inputs_are_one_line(session: OpenVinoSession) -> None:
@@ -197,40 +205,6 @@ def test_a_damaged_graph_is_named(bundle: Bundle, tmp_path: Path) -> None:
     opened.graph_path("vision_backbone").write_bytes(b"no graph")
     with pytest.raises(BackendError, match=r"OpenVINO .* cannot load .*vision_backbone.onnx: "):
         open_session(opened, "openvino")
-
-
-def test_rounding_to_bf16_is_the_nearest() -> None:
-    torch = pytest.importorskip("torch")
-    from glip_export.runtime.openvino_bf16 import round_to_bf16
-
-    halfway = np.float32([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0, 3e38])  # ties go to the even one
-    values = np.concatenate([halfway, np.random.default_rng(0).standard_normal(1000).astype(np.float32)])
-    np.testing.assert_array_equal(round_to_bf16(values), torch.from_numpy(values).bfloat16().float().numpy())
-
-
-def test_bf16_leaves_the_predictions_and_the_text_in_fp32(bundle: Bundle) -> None:
-    from openvino.frontend.onnx import ConversionExtension
-
-    from glip_export.runtime.openvino_bf16 import lower_to_bf16
-    from glip_export.runtime.openvino_session import _deform_conv
-
-    core = openvino.Core()
-    core.add_extension(ConversionExtension("DeformConv", _deform_conv))
-    lowered = {}
-    for name in bundle.graphs:
-        model = core.read_model(bundle.graph_path(name))
-        lower_to_bf16(model, name)
-        types = [str(node.get_output_element_type(0).get_type_name()) for node in model.get_ops() if _is_product(node)]
-        lowered[name] = types.count("bf16")
-    blocks = bundle.config.head.num_convs
-    # Both products of each Swin MLP; of each fusion block the scores, two reads, and the text layer's own two.
-    assert lowered["text_encoder"] == 0
-    assert lowered["vision_backbone"] == 2 * sum(bundle.config.swin.depths)
-    assert lowered["fusion_head"] == 5 * blocks - 3  # the last block's text reads nothing that an image would
-
-
-def _is_product(node: openvino.Node) -> bool:
-    return node.get_type_name() in ("MatMul", "Convolution", "DeformableConvolution")
 
 
 def test_class_maximum(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+// Matrix products on the CPU: a small tile of rows, in the cache, times weights that were packed beforehand.
+//
+// Written with GCC's vector extensions, so that -march=native gives AVX-512, AVX2 or NEON; bf16 takes AVX512-BF16.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "vector.hpp"
+
+namespace glip {
+
+constexpr int kVectors = kLanes == 16 ? 4 : 2;  // of a panel's row: with kRows, what the registers hold
+constexpr int kPanel = kLanes * kVectors;       // columns of a panel of weights
+constexpr int kRows = kLanes == 16 ? 6 : 4;     // rows of one call of `multiply`
+constexpr int kTile = 96;                       // rows whose operands and sums stay in the cache
+static_assert(kTile % kRows == 0, "a tile is whole calls");
+
+inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Where element (row, column) of a matrix lies once packed: panels of kPanel columns, all rows of one panel together,
+// bf16 rows in pairs as the instruction reads them.
+template <typename T>
+int64_t packed_index(int64_t rows, int64_t row, int64_t column) {
+    constexpr int64_t pair = sizeof(T) == 2 ? 2 : 1;
+    return (column / kPanel * rows + row / pair * pair) * kPanel + column % kPanel * pair + row % pair;
+}
+
+// sums (kRows, kPanel) += rows (kRows, depth) times one panel (depth, kPanel); strides count elements.
+inline void multiply(const float* rows, int64_t row_stride, const float* panel, float* sums, int64_t sum_stride,
+                     int64_t depth) {
+    Vector sum[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = load(sums + r * sum_stride + v * kLanes);
+    for (int64_t k = 0; k < depth; ++k) {
+        Vector weight[kVectors];
+        for (int v = 0; v < kVectors; ++v) weight[v] = load(panel + k * kPanel + v * kLanes);
+        for (int r = 0; r < kRows; ++r) {
+            const float value = rows[r * row_stride + k];
+            for (int v = 0; v < kVectors; ++v) sum[r][v] += value * weight[v];
+        }
+    }
+    for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kVectors; ++v) store(sums + r * sum_stride + v * kLanes, sum[r][v]);
+}
+
+#ifdef __AVX512BF16__
+inline void multiply(const uint16_t* rows, int64_t row_stride, const uint16_t* panel, float* sums, int64_t sum_stride,
+                     int64_t depth) {  // depth is even
+    __m512 sum[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_loadu_ps(sums + r * sum_stride + v * kLanes);
+    for (int64_t k = 0; k < depth; k += 2) {
+        __m512bh weight[kVectors];
+        for (int v = 0; v < kVectors; ++v)
+            weight[v] = (__m512bh)_mm512_loadu_si512(panel + k * kPanel + v * 2 * kLanes);
+        for (int r = 0; r < kRows; ++r) {
+            int32_t pair;
+            std::memcpy(&pair, rows + r * row_stride + k, 4);
+            const __m512bh values = (__m512bh)_mm512_set1_epi32(pair);
+            for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], values, weight[v]);
+        }
+    }
+    for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(sums + r * sum_stride + v * kLanes, sum[r][v]);
+}
+
+#endif
+
+// Memory that a thread keeps from call to call, aligned to a cache line: fresh pages cost a tenth of a call.
+template <typename T>
+class Scratch {
+public:
+    T* at_least(int64_t count) {
+        if (count > count_) {
+            data_.reset(static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64))));
+            if (!data_) throw std::bad_alloc();
+            std::memset(data_.get(), 0, count * sizeof(T));
+            count_ = count;
+        }
+        return data_.get();
+    }
+
+private:
+    struct Free {
+        void operator()(T* data) const { std::free(data); }
+    };
+    std::unique_ptr<T[], Free> data_;
+    int64_t count_ = 0;
+};
+
+// work(item, thread) for every item, in no order, on so many threads.
+template <typename Work>
+void in_parallel(int threads, int64_t items, const Work& work) {
+    std::atomic<int64_t> next{0};
+    const auto loop = [&](int thread) {
+        for (int64_t item; (item = next.fetch_add(1)) < items;) work(item, thread);
+    };
+    std::vector<std::thread> others;
+    for (int thread = 1; thread < std::min<int64_t>(threads, items); ++thread) others.emplace_back(loop, thread);
+    loop(0);
+    for (std::thread& other : others) other.join();
+}
+
+}  // namespace glip
