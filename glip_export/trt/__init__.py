@@ -1,0 +1,1 @@
+"""TensorRT: lowering of the graphs, plugins, engines."""

@@ -1,0 +1,75 @@
+// The words of CUDA C++ that the kernels use, for an ordinary C++ compiler on Linux.
+//
+// One fiber a CUDA thread; __syncthreads hands over to the next fiber. Blocks run one after another, so shared memory
+// is static; it is overwritten with a pattern before every block, as it is undefined on a device. There are no warps,
+// no dynamic shared memory and no races: the fibers of a block can be run in other orders instead, and a kernel that
+// lacks a barrier then gives another result.
+
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(threads)
+#define __shared__ static __attribute__((section("glip_shared")))
+
+struct uint3 {
+    unsigned x, y, z;
+};
+typedef uint3 dim3;
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+namespace glip_host {
+
+extern uint3 thread_index, block_index, block_size, grid_size;
+
+enum class Outcome { kDone = 0, kBarrierMissed = 1 };
+
+// Runs `thread` for every thread of the grid. order 0: a block's threads in turn, 1: the last first, else a random
+// order of that seed, drawn anew at each barrier. kBarrierMissed if some threads of a block end while others wait.
+Outcome run(const uint3& grid, const uint3& block, unsigned order, const std::function<void()>& thread);
+
+void barrier();
+
+}  // namespace glip_host
+
+#define threadIdx glip_host::thread_index
+#define blockIdx glip_host::block_index
+#define blockDim glip_host::block_size
+#define gridDim glip_host::grid_size
+
+inline void __syncthreads() { glip_host::barrier(); }
+
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// Rounded to nearest: the library is built without contraction of multiply and add.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline int __ffs(int value) { return __builtin_ffs(value); }
+
+inline unsigned atomicOr(unsigned* target, unsigned bits) {
+    const unsigned old = *target;
+    *target = old | bits;
+    return old;
+}
+
+inline unsigned atomicAnd(unsigned* target, unsigned bits) {
+    const unsigned old = *target;
+    *target = old & bits;
+    return old;
+}

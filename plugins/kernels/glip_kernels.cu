@@ -1,0 +1,4 @@
+// All kernels in one translation unit: what NVRTC compiles for the Python plugins.
+
+#include "box_selection.cuh"
+#include "deform_im2col.cuh"

@@ -1,0 +1,116 @@
+"""The CUDA kernels compiled as plain C++ (plugins/host_shim), run by the launch descriptions of the package."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from glip_export.trt.kernels import Launch, im2col_launches, nms_launches, nms_workspace_bytes
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
+BARRIER_MISSED = 1
+_MAX_ARGUMENTS = 32
+
+
+def compiler() -> str | None:
+    """The C++ compiler of this machine."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def build(library: Path) -> None:
+    """Compile the host shim to a shared library."""
+    sources = sorted((PLUGINS / "host_shim").glob("*.cpp"))
+    options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+    options += ["-Wno-unknown-pragmas", "-I", str(PLUGINS / "host_shim")]
+    subprocess.run([str(compiler()), *options, *map(str, sources), "-o", str(library)], check=True)
+
+
+class HostKernels:
+    """The library; arrays stand for device memory."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+
+    def argument_bytes(self, kernel: str) -> list[int]:
+        """The sizes of the kernel's parameters, by its own signature."""
+        sizes = (ctypes.c_size_t * _MAX_ARGUMENTS)()
+        count = self.library.glip_host_argument_bytes(kernel.encode(), sizes, _MAX_ARGUMENTS)
+        assert count >= 0, f"no kernel {kernel}"
+        return list(sizes[:count])
+
+    def launch(self, launch: Launch, order: int = 0) -> int:
+        """Run one launch; the arguments must be of the kernel's sizes. 0, or BARRIER_MISSED."""
+        given = [ctypes.sizeof(argument) for argument in launch.arguments]
+        assert given == self.argument_bytes(launch.kernel), launch.kernel
+        assert launch.shared_bytes == 0
+        pointers = launch.argument_pointers()
+        return self.launch_raw(launch.kernel, launch.grid, launch.block, ctypes.addressof(pointers), order)
+
+    def launch_raw(self, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: int, order: int = 0) -> int:
+        """Run a kernel as cuLaunchKernel would, from the address of an array of argument addresses."""
+        size = ctypes.c_uint * 3
+        return int(
+            self.library.glip_host_launch(
+                kernel.encode(), size(*grid), size(*block), ctypes.c_void_p(arguments), ctypes.c_uint(order)
+            )
+        )
+
+    def im2col(
+        self, x: np.ndarray, offset: np.ndarray, mask: np.ndarray, stride: int, order: int = 0, shift: int = 0
+    ) -> np.ndarray:
+        """Columns (B, C * 9, Ho * Wo); `shift` moves every buffer that many values off its alignment."""
+        batch, channels, height, width = x.shape
+        out_height, out_width = offset.shape[2:]
+        x, offset, mask = (_placed(array, shift) for array in (x, offset, mask))
+        out = _placed(np.full((batch, channels * 9, out_height * out_width), np.nan, x.dtype), shift)
+        sizes = (batch, channels, height, width, out_height, out_width, stride)
+        for launch in im2col_launches(x.dtype, *sizes, *(a.ctypes.data for a in (x, offset, mask, out))):
+            assert self.launch(launch, order) == 0
+        return out
+
+    def nms(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        iou_threshold: float,
+        detections: int,
+        order: int = 0,
+        change: dict[str, tuple[int, int, int]] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """boxes (B, D, 4), scores (B, D), labels (B, D), count (B,); `change` gives kernels another grid."""
+        batch, candidates = scores.shape
+        inputs = [
+            _placed(array.astype(dtype))
+            for array, dtype in ((boxes, np.float32), (scores, np.float32), (labels, np.int32))
+        ]
+        outputs = [
+            _placed(np.full(shape, 77, dtype))
+            for shape, dtype in (
+                ((batch, detections, 4), np.float32),
+                ((batch, detections), np.float32),
+                ((batch, detections), np.int32),
+                ((batch,), np.int32),
+            )
+        ]
+        workspace = _placed(np.full(nms_workspace_bytes(batch, candidates, detections), 0xA5, np.uint8))
+        pointers = [array.ctypes.data for array in (*inputs, *outputs, workspace)]
+        for launch in nms_launches(batch, candidates, detections, iou_threshold, *pointers):
+            grid = (change or {}).get(launch.kernel, launch.grid)
+            assert self.launch(Launch(launch.kernel, grid, launch.block, 0, launch.arguments), order) == 0
+        return tuple(outputs)  # type: ignore[return-value]
+
+
+def _placed(array: np.ndarray, shift: int = 0) -> np.ndarray:
+    """A copy that begins `shift` values after a multiple of 64 bytes, as device memory does with shift 0."""
+    room = np.empty(array.nbytes + 64 + shift * array.itemsize, np.uint8)
+    start = -room.ctypes.data % 64 + shift * array.itemsize
+    placed = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed

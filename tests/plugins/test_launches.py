@@ -1,0 +1,98 @@
+"""Launch descriptions: the same plan as the C++ launchers', refused sizes, alignment."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+from host_kernels import HostKernels
+
+from glip_export.trt.kernels import im2col_launches, nms_launches, nms_workspace_bytes
+
+IM2COL = {"B": 1, "C": 16, "H": 10, "W": 12, "Ho": 10, "Wo": 12, "stride": 1}
+POINTERS = {"x_ptr": 256, "offset_ptr": 512, "mask_ptr": 1024, "out_ptr": 2048}
+
+
+def test_the_launchers_plan_the_same_im2col(host: HostKernels) -> None:
+    rng = np.random.default_rng(0)
+    plan = (ctypes.c_longlong * 5)()
+    seen = set()
+    for _ in range(500):
+        batch, channels = int(rng.choice([1, 2, 3, 70_000])), int(rng.integers(1, 600))
+        sizes = [int(size) for size in rng.integers(1, (200, 300, 200, 300))]
+        stride, aligned = int(rng.integers(1, 3)), bool(rng.integers(0, 2))
+        assert host.library.glip_host_plan_im2col(batch, channels, *sizes, stride, int(aligned), plan) == 1
+        pointers = (256, 512, 1024, 2048 if aligned else 2052)
+        (launch,) = im2col_launches("float32", batch, channels, *sizes, stride, *pointers)
+        assert [*launch.grid, launch.arguments[-1].value] == list(plan[:4])
+        assert launch.kernel == "glip_deform_im2col_f32" + ("_pair" if plan[4] else "")
+        seen.add((plan[3], plan[4]))
+    assert len(seen) == 6  # every slab, with and without pairs
+
+
+def test_the_launchers_plan_the_same_nms(host: HostKernels) -> None:
+    plan = (ctypes.c_longlong * 7)()
+    for batch, candidates, detections in ((1, 1, 1), (3, 5000, 100), (70_000, 257, 10), (2, 20_000_000, 100)):
+        assert host.library.glip_host_plan_nms(batch, candidates, detections, ctypes.c_float(0.5), plan) == 1
+        rank, select = nms_launches(batch, candidates, detections, 0.5, *[256] * 8)
+        assert [*rank.grid, *select.grid] == list(plan[:6])
+        assert nms_workspace_bytes(batch, candidates, detections) == plan[6]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": 3},
+        {"H": 1 << 16, "W": 1 << 15},
+        {"Ho": 1 << 16, "Wo": 1 << 15},
+        {"C": 60_000},
+    ],
+)
+def test_both_refuse_the_same_im2col_sizes(host: HostKernels, change: dict[str, int]) -> None:
+    sizes = IM2COL | change
+    with pytest.raises(ValueError, match="deformable im2col"):
+        im2col_launches("float32", **sizes, **POINTERS)
+    assert host.library.glip_host_plan_im2col(*sizes.values(), 1, (ctypes.c_longlong * 5)()) == 0
+
+
+@pytest.mark.parametrize(
+    ("candidates", "detections", "threshold"),
+    [(5000, 0, 0.5), (-1, 10, 0.5), ((1 << 30) + 1, 10, 0.5), (10, 10, -0.1), (10, 10, float("nan"))],
+)
+def test_both_refuse_the_same_nms(host: HostKernels, candidates: int, detections: int, threshold: float) -> None:
+    with pytest.raises(ValueError, match="cannot"):
+        nms_launches(1, candidates, detections, threshold, *[256] * 8)
+    plan = (ctypes.c_longlong * 7)()
+    assert host.library.glip_host_plan_nms(1, candidates, detections, ctypes.c_float(threshold), plan) == 0
+
+
+def test_an_empty_size_launches_nothing() -> None:
+    for name in ("B", "C", "H", "Wo"):
+        assert im2col_launches("float16", **IM2COL | {name: 0}, **POINTERS) == []
+    assert nms_launches(0, 10, 10, 0.5, *[256] * 8) == []
+
+
+@pytest.mark.parametrize("name", POINTERS)
+def test_addresses_that_are_off_a_value_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not aligned to 2 bytes"):
+        im2col_launches("float16", **IM2COL, **POINTERS | {name: 4097})
+
+
+def test_boxes_need_16_bytes() -> None:
+    for place in (0, 3):
+        pointers = [256] * 8
+        pointers[place] = 264
+        with pytest.raises(ValueError, match="not aligned to 16 bytes"):
+            nms_launches(1, 10, 10, 0.5, *pointers)
+
+
+def test_other_dtypes_are_refused() -> None:
+    with pytest.raises(ValueError, match="not float64"):
+        im2col_launches("float64", **IM2COL, **POINTERS)
+
+
+def test_a_launch_keeps_large_addresses() -> None:
+    (launch,) = im2col_launches("float32", **IM2COL, **POINTERS | {"out_ptr": 0x7F12_3456_7890_0000})
+    address = launch.argument_pointers()[3]
+    assert ctypes.c_uint64.from_address(address).value == 0x7F12_3456_7890_0000
