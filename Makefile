@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # Every extra that a machine without a GPU can use. Not `gpu`: onnxruntime-gpu overwrites onnxruntime's files.
-EXTRAS := export,hub,openvino,trt,eval,bench,serve,dev
+EXTRAS := export,hub,openvino,trt,cuda,train,eval,bench,serve,dev
 
 # Two workers of one thread each: more threads than cores make torch several times slower.
 WORKERS ?= 2
@@ -13,10 +13,10 @@ TEST_THREADS ?= 1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test test-gpu bench-gpu lint clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with the package and all extras that need no GPU; quick when nothing changed
 
@@ -44,6 +44,14 @@ demo: $(READY) ## Export a small checkpoint, verify it, and detect on a photo in
 
 test: $(READY) ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
 	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)
+
+test-gpu: $(READY) ## Run the tests that need an NVIDIA GPU; each says why it is skipped
+	@$(BIN)/python -m pytest -q -rs tests/gpu $(ARGS)
+
+bench-gpu: $(READY) ## Measure what works here on the newest bundle into gpu-results/, to be sent back
+	@mkdir -p gpu-results
+	$(BIN)/glip-bench --batch 1 --json gpu-results/4-names-batch-1.json $(ARGS)
+	$(BIN)/glip-bench --batch 3 --coco-prompt --json gpu-results/coco-batch-3.json $(ARGS)
 
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check .

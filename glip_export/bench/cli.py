@@ -86,9 +86,10 @@ def bench(
     """
     from glip_export.bench.command import run
 
+    path = bundle_or_newest(bundle)
     run(
-        bundle_or_newest(bundle),
-        tuple(dict.fromkeys(backend or _all_backends())),
+        path,
+        tuple(dict.fromkeys(backend or _all_backends(path))),
         _names(prompt, coco_prompt, prompt_file),
         parse_image_size(image_size),
         batch=batch,
@@ -109,11 +110,12 @@ def main() -> None:
     run_app(app, "glip-bench")
 
 
-def _all_backends() -> list[str]:
+def _all_backends(bundle: Path) -> list[str]:
     from glip_export.bench.job import PLAIN
+    from glip_export.bundle import Bundle
     from glip_export.runtime.backends import available_backends
 
-    return [word for word in available_backends() if word != PLAIN]
+    return [word for word in available_backends(Bundle.open(bundle, verify=False)) if word != PLAIN]
 
 
 def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]:

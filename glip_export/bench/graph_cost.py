@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from math import prod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,16 @@ import numpy as np
 import onnxruntime
 
 from glip_export.bundle import Bundle
-from glip_export.errors import BackendError
+from glip_export.errors import BackendError, GlipExportError
 from glip_export.graphs.contracts import GRAPHS, fixed_axes, pyramid_axes
-
-Shapes = Sequence[Sequence[int]]
-
-# They multiply too, but no graph of ours holds them: rather no number than a wrong one.
-UNCOUNTED = {
-    "Attention", "ConvInteger", "ConvTranspose", "Einsum", "GRU", "LSTM", "MatMulInteger", "MultiHeadAttention",
-    "QLinearConv", "QLinearMatMul", "RNN",
-}  # fmt: skip
+from glip_export.graphs.multiply_adds import Shapes, node_macs
 
 
 def bundle_gmac(bundle: Bundle, graph: str, size: tuple[int, int], tokens: int = 1, classes: int = 1) -> float:
     """10^9 multiply-adds of one picture (or one caption) through one of the bundle's graphs.
 
     size: H, W of the padded picture; the count of a batch of B is B times this. Raises BackendError where the graph
-    cannot be run or holds an operator that is not counted.
+    cannot be run, GlipExportError where it holds an operator that is not counted.
     """
     height, width = size
     axes = {**fixed_axes(bundle.config), **pyramid_axes(height, width), "B": 1, "T": tokens, "K": classes}
@@ -52,26 +44,10 @@ def count_macs(path: Path, feed: Mapping[str, np.ndarray]) -> int:
     """Multiply-adds of one run of the ONNX file with these inputs, on the CPU."""
     try:
         return sum(node_macs(*node) for node in _profiled_nodes(path, feed))
-    except BackendError:
+    except GlipExportError:
         raise
     except Exception as error:  # onnxruntime's own exceptions share no base
         raise BackendError(f"cannot count the multiply-adds of {path}: {' '.join(str(error).split())[:300]}") from error
-
-
-def node_macs(op: str, inputs: Shapes, outputs: Shapes) -> int:
-    """Multiply-adds of one node from its operator and its shapes; 0 for what is no product of matrices.
-
-    Raises BackendError for an operator that multiplies in a way not known here.
-    """
-    if op in UNCOUNTED:
-        raise BackendError(f"multiply-adds of the operator {op} are not counted")
-    if op in ("Conv", "DeformConv"):  # weight (O, I / groups, kh, kw): each output element sums I / groups * kh * kw
-        return prod(outputs[0]) * prod(inputs[1][1:])
-    if op == "MatMul":
-        return prod(outputs[0]) * inputs[0][-1]
-    if op == "Gemm":  # A (M, K) or, transposed, (K, M); Y (M, N)
-        return prod(inputs[0]) * outputs[0][-1]
-    return 0
 
 
 def _profiled_nodes(path: Path, feed: Mapping[str, np.ndarray]) -> Iterable[tuple[str, Shapes, Shapes]]:

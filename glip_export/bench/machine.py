@@ -12,7 +12,7 @@ from typing import Any
 from glip_export.bundle import installed_versions
 
 PACKAGES = (
-    "glip-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "torch",
+    "cuda-bindings", "glip-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "torch",
 )  # fmt: skip
 
 

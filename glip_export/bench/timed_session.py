@@ -83,5 +83,7 @@ class TimedSession:
     def _timed(self, graph: str, run: Callable[[], T], batch: int, tokens: int = 0, classes: int = 0) -> T:
         start = self.clock()
         result = run()
+        if hasattr(self.session, "synchronize"):  # a GPU's calls return before they are done
+            self.session.synchronize()
         self.calls.append(Call(graph, start, self.clock(), batch, tokens, classes))
         return result

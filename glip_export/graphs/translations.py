@@ -9,6 +9,7 @@ import onnxscript
 import torch
 from onnxscript import opset20 as op
 
+from glip_export.graphs.onnx_nms import class_wise_nms
 from glip_export.model import graph_ops  # noqa: F401  registers the glip:: operators
 
 
@@ -18,7 +19,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         ops.top_k.default: _top_k,
         ops.modulated_deform_conv.default: _deform_conv,
-        ops.class_wise_nms.default: _class_wise_nms,
+        ops.class_wise_nms.default: class_wise_nms,
         ops.class_maximum.default: _class_maximum,
     }
 
@@ -38,30 +39,6 @@ def _deform_conv(
     return op.DeformConv(
         x, weight, offset, bias, mask, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[stride, stride], offset_group=1
     )
-
-
-def _class_wise_nms(
-    boxes: onnxscript.FLOAT,
-    scores: onnxscript.FLOAT,
-    labels: onnxscript.INT64,
-    num_classes: onnxscript.INT64,
-    threshold: float,
-) -> onnxscript.BOOL:
-    """Scores are laid out per class; plain IoU on [x1, y1, x2+1, y2+1] is GLIP's with + 1 on widths and heights."""
-    grown = boxes + op.Constant(value_floats=[0.0, 0.0, 1.0, 1.0])
-    classes = op.Range(op.Constant(value_int=0), op.Squeeze(num_classes), op.Constant(value_int=1))
-    is_class = op.Equal(op.Unsqueeze(labels, [1]), op.Unsqueeze(classes, [0, 2]))  # (B, K, M)
-    per_class = op.Where(is_class, op.Unsqueeze(scores, [1]), op.Constant(value_float=-1.0))
-    selected = op.NonMaxSuppression(
-        grown,
-        per_class,
-        op.Shape(scores, start=1, end=2),  # every candidate may stay
-        op.Constant(value_float=threshold),
-        op.Constant(value_float=-0.5),  # candidates that are none score -1
-    )  # (n, 3): image, class, candidate
-    image_and_candidate = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
-    ones = op.Expand(op.Constant(value_float=1.0), op.Shape(selected, start=0, end=1))
-    return op.Cast(op.ScatterND(scores * 0.0, image_and_candidate, ones), to=onnxscript.onnx_types.BOOL.dtype)
 
 
 def _class_maximum(probabilities: onnxscript.FLOAT, class_map: onnxscript.FLOAT) -> onnxscript.FLOAT:

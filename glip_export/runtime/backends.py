@@ -1,12 +1,11 @@
 """The backends by name; each is imported only when it is opened.
 
-A backend's word is NAME, or NAME:PRECISION where it offers several; `auto` takes the fastest that works here.
+A backend's word is NAME, or NAME:PRECISION where it offers several (of onnxruntime NAME:PROVIDER); `auto` takes the
+fastest that works here.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +40,15 @@ def open_session(
         raise BackendError(f"{name} cannot be imported ({error}): pip install '{found.package}'") from error
 
 
-def available_backends() -> tuple[str, ...]:
-    """The words of the backends, each precision apart, that are installed and that this machine can run."""
+def available_backends(bundle: Bundle | None = None) -> tuple[str, ...]:
+    """The words of the backends, each precision apart, that are installed and that this machine can run.
+
+    With a bundle only those that can run it: the TensorRT backends need engines built in it.
+    """
     words: list[str] = []
     for name, backend in _BACKENDS.items():
         try:
-            words += [f"{name}:{precision}" if precision else name for precision in backend.usable()]
+            words += [f"{name}:{precision}" if precision else name for precision in backend.usable(bundle)]
         except ImportError:
             continue
     return tuple(words)
@@ -57,9 +59,9 @@ class _Backend:
     """How a backend is opened, its package, and what it offers."""
 
     open: Callable[[Bundle, int | None, Path | None, str], Session]  # the last: its precision, "" for the default
-    usable: Callable[[], tuple[str, ...]]  # the precisions that work here, "" for the default; may raise ImportError
+    usable: Callable[[Bundle | None], tuple[str, ...]]  # the precisions that work, "" for the default; or ImportError
     package: str  # what pip installs it with
-    precisions: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()  # or providers
 
 
 def _open_torch(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
@@ -68,7 +70,7 @@ def _open_torch(bundle: Bundle, threads: int | None, weights: Path | None, preci
     return TorchSession(load_reference(bundle, weights), threads)
 
 
-def _torch_usable() -> tuple[str, ...]:
+def _torch_usable(bundle: Bundle | None) -> tuple[str, ...]:
     import torch  # noqa: F401
 
     return ("",)
@@ -77,13 +79,14 @@ def _torch_usable() -> tuple[str, ...]:
 def _open_onnxruntime(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
     from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(bundle, threads)
+    return OnnxRuntimeSession(bundle, threads, precision)
 
 
-def _onnxruntime_usable() -> tuple[str, ...]:
-    import onnxruntime  # noqa: F401
+def _onnxruntime_usable(bundle: Bundle | None) -> tuple[str, ...]:
+    from glip_export.runtime.onnxruntime_providers import CPU, CUDA, usable_providers
 
-    return ("",)
+    words = usable_providers()  # the default is the CPU, or CUDA where it works
+    return ("", *(word for word in words if word != (CUDA if CUDA in words else CPU)))
 
 
 def _open_openvino(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
@@ -92,16 +95,51 @@ def _open_openvino(bundle: Bundle, threads: int | None, weights: Path | None, pr
     return OpenVinoSession(bundle, threads, precision or "fp32")
 
 
-def _openvino_usable() -> tuple[str, ...]:
+def _openvino_usable(bundle: Bundle | None) -> tuple[str, ...]:
     from glip_export.runtime.openvino_session import supports_bf16
 
     return ("", "bf16") if supports_bf16() else ("",)
 
 
+def _open_tensorrt(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
+    from glip_export.runtime.tensorrt_session import TensorRtSession
+
+    return TensorRtSession(bundle, "tensorrt", precision)
+
+
+def _open_tensorrt_rtx(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
+    from glip_export.runtime.tensorrt_session import TensorRtSession
+
+    return TensorRtSession(bundle, "tensorrt_rtx", precision)
+
+
+def _tensorrt_usable(bundle: Bundle | None, flavor: str = "tensorrt") -> tuple[str, ...]:
+    from glip_export.runtime.cuda.driver import driver_module
+    from glip_export.trt.flavor import find_gpu, is_installed
+
+    try:
+        driver_module()
+    except BackendError:
+        return ()
+    if not is_installed(flavor) or find_gpu() is None:
+        return ()
+    if bundle is None:
+        return ("",)
+    from glip_export.runtime.tensorrt_session import built_precisions
+
+    return built_precisions(bundle, flavor)
+
+
+def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:
+    return _tensorrt_usable(bundle, "tensorrt_rtx")
+
+
 _BACKENDS = {
     "torch": _Backend(_open_torch, _torch_usable, "glip-export[export]"),
-    "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export"),
+    "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", ("cpu", "cuda", "tensorrt", "rtx")),
     "openvino": _Backend(_open_openvino, _openvino_usable, "glip-export[openvino]", ("fp32", "bf16")),
+    "tensorrt": _Backend(_open_tensorrt, _tensorrt_usable, "glip-export[cuda]", ("fp16", "fp32", "bf16")),
+    "tensorrt_rtx": _Backend(_open_tensorrt_rtx, _tensorrt_rtx_usable, "glip-export[cuda]", ("fp16", "fp32", "bf16")),
 }
 BACKENDS = tuple(_BACKENDS)
 
@@ -109,7 +147,7 @@ BACKENDS = tuple(_BACKENDS)
 def _open_first(bundle: Bundle, threads: int | None) -> Session:
     problems = []
     for backend, worth_trying in _FASTEST_FIRST:
-        if worth_trying():
+        if worth_trying(bundle):
             try:
                 return open_session(bundle, backend, threads)
             except BackendError as error:
@@ -117,27 +155,26 @@ def _open_first(bundle: Bundle, threads: int | None) -> Session:
     raise BackendError(f"no backend can run {bundle.path} here: {'; '.join(problems)}")
 
 
-def _has_cuda() -> bool:
-    """Whether ONNX Runtime was built for CUDA and the driver finds a device; the provider's name alone says neither."""
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return False
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+def _has_engines(flavor: str) -> Callable[[Bundle], bool]:
+    return lambda bundle: bool(_tensorrt_usable(bundle, flavor))
 
 
-def _always() -> bool:
+def _has_cuda(bundle: Bundle) -> bool:
+    from glip_export.runtime.onnxruntime_providers import has_cuda
+
+    return has_cuda()
+
+
+def _always(bundle: Bundle) -> bool:
     return True
 
 
-# What `auto` tries, in turn. fp32 only: who takes a lower precision should have chosen it.
-_FASTEST_FIRST: tuple[tuple[str, Callable[[], bool]], ...] = (
-    ("onnxruntime", _has_cuda),
+# What `auto` tries, in turn. Of the CPU's backends fp32 only: who takes a lower precision should have chosen it, as who
+# built engines in fp16 did.
+_FASTEST_FIRST: tuple[tuple[str, Callable[[Bundle], bool]], ...] = (
+    ("tensorrt", _has_engines("tensorrt")),
+    ("tensorrt_rtx", _has_engines("tensorrt_rtx")),
+    ("onnxruntime:cuda", _has_cuda),
     ("openvino", _always),
     ("onnxruntime", _always),
 )

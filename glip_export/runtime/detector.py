@@ -13,7 +13,7 @@ from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
 from glip_export.detections import Detections, concatenate
 from glip_export.errors import GlipExportError
-from glip_export.image import Picture, load_image, preprocess, restore_boxes
+from glip_export.image import ImageBatch, Picture, load_image, preprocess, restore_boxes
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.session import F32, I64, Pyramid, Session
@@ -81,16 +81,20 @@ class Detector:
         prompt = Prompt.of(prompt)
         chunks = self._chunks(prompt, chunk)  # a prompt that cannot be used is told before any picture is read
         size = batch_size or max(len(images), 1)
-        batches = (images[start : start + size] for start in range(0, len(images), size))
-        return [
-            detections
-            for batch in batches
-            for detections in self._detect_chunks(self.encode_images(batch), prompt, chunks)
-        ]
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        results: list[Detections] = []
+        ahead: ImageBatch | None = None
+        for number, batch in enumerate(batches):
+            prepared = ahead or self._preprocess(batch)
+            encoded = EncodedImages(self.session.vision_backbone(prepared.images), prepared.sizes, prepared.originals)
+            ahead = self._prefetch(batches[number + 1]) if number + 1 < len(batches) else None
+            results += self._detect_chunks(encoded, prompt, chunks)
+            del encoded  # its memory is for the next batch
+        return results
 
     def encode_images(self, images: Sequence[Picture]) -> EncodedImages:
         """One batch through the vision backbone, for `detect_encoded` with as many prompts as wanted."""
-        batch = preprocess([load_image(image) for image in images], self.config.image, self.image_size)
+        batch = self._preprocess(images)
         return EncodedImages(self.session.vision_backbone(batch.images), batch.sizes, batch.originals)
 
     def detect_encoded(
@@ -99,6 +103,18 @@ class Detector:
         """As `detect`, on pictures that were encoded before."""
         prompt = Prompt.of(prompt)
         return self._detect_chunks(encoded, prompt, self._chunks(prompt, chunk))
+
+    def _preprocess(self, images: Sequence[Picture]) -> ImageBatch:
+        return preprocess([load_image(image) for image in images], self.config.image, self.image_size)
+
+    def _prefetch(self, images: Sequence[Picture]) -> ImageBatch | None:
+        """The next batch, prepared and on its way to the GPU that computes this one; None where nothing is gained."""
+        prefetch = getattr(self.session, "prefetch", None)
+        if prefetch is None:
+            return None
+        batch = self._preprocess(images)
+        prefetch(batch.images)
+        return batch
 
     def _chunks(self, prompt: Prompt, chunk: int | None) -> tuple[TokenizedChunk, ...]:
         text = self.config.text

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: CUDA where onnxruntime-gpu finds a device, else the CPU."""
+"""The ONNX Runtime backend: on the CPU, or on a GPU with one of its execution providers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,35 @@ import onnxruntime
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, TEXT_ENCODER, GraphSpec
+from glip_export.runtime.onnxruntime_providers import CPU, CUDA, check_active, configure, has_cuda
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
+
+LONG_PROMPT = 64  # tokens
 
 
 class OnnxRuntimeSession(GraphSession):
     """The three graphs of a bundle in ONNX Runtime; see `Session` for shapes."""
 
-    name = "onnxruntime"
+    def __init__(self, bundle: Bundle, threads: int | None = None, provider: str = "") -> None:
+        """Loads the graphs. provider: cpu, cuda, tensorrt or rtx; "" takes cuda where it works, else cpu.
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        available = onnxruntime.get_available_providers()
-        self.providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        `name` and `provider` say what really runs. Raises BackendError where the provider asked for does not load.
+        """
+        self.provider = provider or (CUDA if has_cuda() else CPU)
+        try:
+            self._sessions = self._open_all(bundle, threads)
+        except BackendError:
+            if provider or self.provider == CPU:
+                raise
+            self.provider = CPU
+            self._sessions = self._open_all(bundle, threads)
+        self.one_by_one = self.provider == CPU
+        self._returning = onnxruntime.RunOptions()
+        self._returning.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self.name = "onnxruntime" if self.provider == CPU else f"onnxruntime:{self.provider}"
+
+    def _open_all(self, bundle: Bundle, threads: int | None) -> dict[str, onnxruntime.InferenceSession]:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors: its warnings on CPU fallback tell a user nothing
         if threads is not None:
@@ -31,27 +48,45 @@ class OnnxRuntimeSession(GraphSession):
         _register_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.enable_mem_pattern = False
-        self._sessions = {name: self._open(bundle, name, options) for name in GRAPHS}
+        providers = configure(self.provider, options, bundle)
+        return {name: self._open(bundle, name, options, providers) for name in GRAPHS}
 
-    def _open(self, bundle: Bundle, name: str, options: Any) -> onnxruntime.InferenceSession:
+    def _open(self, bundle: Bundle, name: str, options: Any, providers: list[Any]) -> onnxruntime.InferenceSession:
         path = bundle.graph_path(name)
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=self.providers)
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise BackendError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {one_line(error)}"
             ) from error
+        check_active(self.provider, session.get_providers())
+        return session
 
     def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
         """Inputs are read and outputs given where they are: no feature map is copied on its way between graphs."""
         feed = dict(zip(spec.input_names, arrays, strict=True))
         try:
             values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
-            return [out.numpy() for out in self._sessions[spec.name].run_with_ort_values(spec.output_names, values)]
+            options = self._memory_for(spec, arrays)
+            outputs = self._sessions[spec.name].run_with_ort_values(spec.output_names, values, options)
+            return [output.numpy() for output in outputs]
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime failed in {spec.name} ({shapes_of(spec, arrays)}): {one_line(error)}"
             ) from error
+
+    def _memory_for(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> onnxruntime.RunOptions | None:
+        """Options of a run that gives its memory back afterwards, for a fusion head with a long prompt on the CPU.
+
+        What the backbone leaves in the arena fits its large arrays badly, so that goes first: GLIP-T peaks at 2.0 GB
+        with COCO's names instead of 2.6. Always done, it would cost a tenth of the time.
+        """
+        if spec is not FUSION_HEAD or self.provider != CPU or arrays[-2].shape[1] <= LONG_PROMPT:
+            return None
+        token = onnxruntime.OrtValue.ortvalue_from_numpy(np.ones((1, 1), np.int64))
+        inputs = dict.fromkeys(TEXT_ENCODER.input_names, token)
+        self._sessions[TEXT_ENCODER.name].run_with_ort_values(TEXT_ENCODER.output_names, inputs, self._returning)
+        return self._returning
 
 
 @lru_cache(maxsize=1)

@@ -69,10 +69,9 @@ class GraphSession(ABC):
         return boxes, scores, labels, count
 
     def _run_batch(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
-        batch = len(arrays[0])
-        if not self.one_by_one or batch == 1:
+        if not self.one_by_one or len(arrays[0]) == 1:
             return self._run(spec, arrays)
-        parts = [self._run(spec, tuple(array[i : i + 1] for array in arrays)) for i in range(batch)]
+        parts = [self._run(spec, tuple(array[i : i + 1] for array in arrays)) for i in range(len(arrays[0]))]
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
     @abstractmethod

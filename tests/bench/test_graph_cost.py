@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from glip_export.bench.graph_cost import bundle_gmac, count_macs, node_macs
+from glip_export.bench.graph_cost import bundle_gmac, count_macs
 from glip_export.bundle import Bundle
-from glip_export.errors import BackendError
+from glip_export.errors import GlipExportError
+from glip_export.graphs.multiply_adds import node_macs
 
 
 def write_graph(path: Path) -> None:
@@ -61,7 +62,7 @@ def test_a_small_graph_is_counted_exactly(tmp_path: Path, batch: int) -> None:
 
 def test_elementwise_operators_count_nothing_and_unknown_products_are_refused() -> None:
     assert node_macs("Softmax", [[2, 8, 100, 7]], [[2, 8, 100, 7]]) == 0
-    with pytest.raises(BackendError, match="Einsum"):
+    with pytest.raises(GlipExportError, match="Einsum"):
         node_macs("Einsum", [[2, 3], [3, 4]], [[2, 4]])
 
 

@@ -11,6 +11,7 @@ import pytest
 from glip_export.errors import BackendError
 from glip_export.runtime import backends
 from glip_export.runtime.backends import BACKENDS, available_backends, open_session
+from glip_export.trt import flavor
 
 BUNDLE = SimpleNamespace(path=Path("engines/tiny"))
 
@@ -42,7 +43,8 @@ def fail(name: str, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 
 def test_a_word_is_a_name_or_a_name_and_a_precision(opened: list[tuple]) -> None:
-    for word in ("torch", "onnxruntime", "openvino", "openvino:fp32", "openvino:bf16"):
+    words = ("torch", "onnxruntime", "openvino", "openvino:fp32", "openvino:bf16", "onnxruntime:cuda", "tensorrt:fp16")
+    for word in (*words, "tensorrt_rtx"):
         open_session(BUNDLE, word, 2, Path("weights.pth"))
     assert opened == [
         ("torch", 2, Path("weights.pth"), ""),
@@ -50,17 +52,24 @@ def test_a_word_is_a_name_or_a_name_and_a_precision(opened: list[tuple]) -> None
         ("openvino", 2, Path("weights.pth"), ""),
         ("openvino", 2, Path("weights.pth"), "fp32"),
         ("openvino", 2, Path("weights.pth"), "bf16"),
+        ("onnxruntime", 2, Path("weights.pth"), "cuda"),
+        ("tensorrt", 2, Path("weights.pth"), "fp16"),
+        ("tensorrt_rtx", 2, Path("weights.pth"), ""),
     ]
 
 
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("opnvino", "choose one of auto, torch, onnxruntime, openvino"),
+        ("opnvino", "choose one of auto, torch, onnxruntime, openvino, tensorrt, tensorrt_rtx$"),
         ("auto:bf16", "there is no backend 'auto'"),
         ("openvino:int8", "there is no backend 'openvino:int8': choose openvino, openvino:fp32, openvino:bf16"),
         ("openvino:", "there is no backend 'openvino:'"),
-        ("onnxruntime:bf16", "there is no backend 'onnxruntime:bf16': choose onnxruntime"),
+        (
+            "onnxruntime:bf16",
+            "there is no backend 'onnxruntime:bf16': choose onnxruntime, onnxruntime:cpu,",
+        ),
+        ("tensorrt:int8", "there is no backend 'tensorrt:int8': choose tensorrt, tensorrt:fp16"),
         ("", "there is no backend ''"),
     ],
 )
@@ -70,14 +79,18 @@ def test_unknown_words_are_told_with_what_there_is(opened: list[tuple], word: st
     assert not opened
 
 
-def test_auto_takes_cuda_then_openvino_then_onnxruntime(opened: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
-    order = [word for word, _ in backends._FASTEST_FIRST]
-    assert order == ["onnxruntime", "openvino", "onnxruntime"]
-    for device, first in ((True, "onnxruntime"), (False, "openvino")):
-        rest = backends._FASTEST_FIRST[1:]
-        monkeypatch.setattr(backends, "_FASTEST_FIRST", (("onnxruntime", lambda device=device: device), *rest))
-        assert open_session(BUNDLE, "auto", 2).name == first
-    assert opened == [("onnxruntime", 2, None, ""), ("openvino", 2, None, "")]
+def test_auto_takes_tensorrt_then_cuda_then_openvino_then_onnxruntime(
+    opened: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = ["tensorrt", "tensorrt_rtx", "onnxruntime:cuda", "openvino", "onnxruntime"]
+    assert [word for word, _ in backends._FASTEST_FIRST] == order
+    words = []
+    for works in range(len(order)):
+        told = tuple((word, lambda bundle, good=place >= works: good) for place, word in enumerate(order))
+        monkeypatch.setattr(backends, "_FASTEST_FIRST", told)
+        words.append(open_session(BUNDLE, "auto", 2).name)
+    assert words == [word.partition(":")[0] for word in order]
+    assert opened[2] == ("onnxruntime", 2, None, "cuda")
 
 
 def test_auto_passes_by_what_does_not_work(opened: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,17 +101,23 @@ def test_auto_passes_by_what_does_not_work(opened: list[tuple], monkeypatch: pyt
         open_session(BUNDLE, "auto")
 
 
-def test_no_cuda_here_without_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert not backends._has_cuda()
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-
-    def no_driver(_):
-        raise OSError("libcuda.so.1: cannot open shared object file")
-
-    monkeypatch.setattr(backends.ctypes, "CDLL", no_driver)
-    assert not backends._has_cuda()
+@pytest.mark.parametrize("missing", ["nothing", "package", "cuda-python", "device", "engines"])
+def test_tensorrt_is_for_bundles_with_engines_where_all_is_installed(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = None if missing == "device" else flavor.Gpu("a GPU", "8.6")
+    bindings = None if missing == "cuda-python" else SimpleNamespace(driver=None)
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(bindings=bindings))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    monkeypatch.setattr(flavor, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(flavor, "is_installed", lambda name: name == "tensorrt" and missing != "package")
+    files = {} if missing == "engines" else {"tensorrt-fp16/engines.json": None, "tensorrt_rtx-fp32/engines.json": None}
+    bundle = SimpleNamespace(path=Path("engines/tiny"), files=files)
+    words = [word for word in available_backends(bundle) if word.startswith("tensorrt")]
+    assert words == (["tensorrt:fp16"] if missing == "nothing" else [])
+    worth_trying = dict(backends._FASTEST_FIRST)
+    assert worth_trying["tensorrt"](bundle) is (missing == "nothing")
+    assert not worth_trying["tensorrt_rtx"](bundle)
 
 
 @pytest.mark.parametrize(

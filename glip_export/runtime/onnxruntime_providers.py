@@ -1,0 +1,117 @@
+"""ONNX Runtime's execution providers by word: what each needs, its options, and whether it is the one that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import onnxruntime
+
+from glip_export.bundle import Bundle
+from glip_export.errors import BackendError
+from glip_export.runtime.cache import cache_folder, graphs_key
+from glip_export.runtime.session import one_line
+from glip_export.trt.flavor import find_gpu, is_installed
+
+CPU, CUDA, TENSORRT, RTX = "cpu", "cuda", "tensorrt", "rtx"
+PROVIDERS = {
+    CPU: "CPUExecutionProvider",
+    CUDA: "CUDAExecutionProvider",
+    TENSORRT: "TensorrtExecutionProvider",
+    RTX: "NvTensorRTRTXExecutionProvider",
+}
+_AFTER = {CPU: (), CUDA: (CPU,), TENSORRT: (CUDA, CPU), RTX: (CPU,)}  # what takes the nodes that it does not
+_RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"  # a provider that is loaded into the plain onnxruntime
+_NEEDS = {
+    CUDA: "it needs CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    TENSORRT: "it needs TensorRT beside CUDA and cuDNN: pip install tensorrt 'onnxruntime-gpu[cuda,cudnn]'",
+    RTX: "it needs an NVIDIA GPU of compute capability 8.0 or more, and its driver",
+}
+
+
+def usable_providers() -> tuple[str, ...]:
+    """The words whose providers are installed, cpu first; those of the GPU only where there is one."""
+    available = onnxruntime.get_available_providers()
+    words = [word for word in (CUDA, TENSORRT) if PROVIDERS[word] in available and find_gpu() is not None]
+    if find_gpu() is not None and is_installed(_RTX_PACKAGE):
+        words.append(RTX)
+    return (CPU, *words)
+
+
+def has_cuda() -> bool:
+    """Whether ONNX Runtime was built for CUDA and the driver finds a device; the provider's name alone says neither."""
+    return CUDA in usable_providers()
+
+
+def configure(word: str, options: Any, bundle: Bundle) -> list[Any]:
+    """Readies SessionOptions for a provider; returns what InferenceSession takes as `providers`.
+
+    TensorRT's engines and RTX's kernels are kept in the bundle's cache folder. Raises BackendError, with what to
+    install, if the provider is not there.
+    """
+    if word == RTX:
+        options.add_provider_for_devices(_rtx_devices()[:1], _cache_options(word, bundle))
+        return []
+    if PROVIDERS[word] not in onnxruntime.get_available_providers():
+        raise BackendError(
+            f"this ONNX Runtime has no {PROVIDERS[word]}: pip uninstall onnxruntime, "
+            "then pip install 'glip-export[gpu]'"
+        )
+    if word != CPU and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip installed them
+    return [(PROVIDERS[name], _options(name, bundle)) for name in (word, *_AFTER[word])]
+
+
+def check_active(word: str, active: Sequence[str]) -> None:
+    """Raises BackendError unless the provider asked for is the first that a session runs on.
+
+    ONNX Runtime itself says nothing where it cannot load one, and takes the CPU.
+    """
+    if not active or active[0] != PROVIDERS[word]:
+        raise BackendError(
+            f"ONNX Runtime {onnxruntime.__version__} did not load its {PROVIDERS[word]}; {_NEEDS.get(word, '')}; "
+            "onnxruntime:cpu runs without"
+        )
+
+
+def _options(word: str, bundle: Bundle) -> dict[str, str]:
+    if word == CUDA:
+        return {"use_tf32": "0"}  # products of 10 bits are not fp32: boxes would move
+    return _cache_options(word, bundle)
+
+
+def _cache_options(word: str, bundle: Bundle) -> dict[str, str]:
+    if word not in (TENSORRT, RTX):
+        return {}
+    folder = cache_folder(bundle, f"onnxruntime-{word}", graphs_key(bundle))
+    if folder is None:
+        return {}
+    if word == RTX:
+        return {"nv_runtime_cache_path": str(folder)}
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+    }
+
+
+@lru_cache(maxsize=1)
+def _rtx_devices() -> list[Any]:
+    try:
+        plugin = import_module(_RTX_PACKAGE)
+    except ImportError as error:
+        raise BackendError(
+            f"onnxruntime:rtx cannot be imported ({error}): pip install onnxruntime-ep-nv-tensorrt-rtx"
+        ) from error
+    name = plugin.get_ep_name()
+    try:
+        onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    except Exception as error:  # onnxruntime's own exceptions share no base
+        raise BackendError(f"ONNX Runtime cannot load {PROVIDERS[RTX]}: {one_line(error)}") from error
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        raise BackendError(f"{PROVIDERS[RTX]} finds no GPU; {_NEEDS[RTX]}")
+    return devices

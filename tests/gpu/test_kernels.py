@@ -1,0 +1,103 @@
+"""The plugins' kernels on the device against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glip_export.runtime.host_nms import finish
+
+
+@pytest.fixture
+def on_device(driver: Any) -> Callable[..., list[np.ndarray]]:
+    """on_device(make_launches, inputs, outputs): runs the launches and gives the outputs as arrays."""
+    from glip_export.runtime.cuda.arrays import DeviceArray
+    from glip_export.runtime.cuda.pool import Pool
+    from glip_export.trt.kernels import KernelModule
+
+    def run(make_launches: Callable, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> list[np.ndarray]:
+        with driver.active():
+            stream, pool = driver.new_stream(), Pool(driver)
+            given, made = (
+                [DeviceArray(pool, array.shape, array.dtype, stream) for array in arrays]
+                for arrays in (inputs, outputs)
+            )
+            for array, block in zip(inputs, given, strict=True):
+                driver.copy(block.pointer, np.ascontiguousarray(array).ctypes.data, array.nbytes, stream)
+            launches = make_launches([block.pointer for block in given], [block.pointer for block in made])
+            KernelModule.current().launch(launches, stream)
+            return [np.asarray(block) for block in made]
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 8, 5, 7), (2, 64, 25, 38), (1, 256, 100, 152)])
+def test_im2col(on_device: Callable, size: tuple[int, ...], stride: int, dtype: str) -> None:
+    from glip_export.trt.kernels import im2col_launches
+
+    generator = np.random.default_rng(0)
+    batch, channels, height, width = size
+    out_height, out_width = (-(-side // stride) for side in (height, width))
+    x = generator.standard_normal(size).astype(dtype)
+    offset = (3 * generator.standard_normal((batch, 18, out_height, out_width))).astype(dtype)
+    mask = generator.random((batch, 9, out_height, out_width)).astype(dtype)
+    empty = np.empty((batch, channels * 9, out_height * out_width), dtype)
+
+    def launches(given: list[int], made: list[int]) -> Any:
+        return im2col_launches(dtype, *size, out_height, out_width, stride, *given, *made)
+
+    (columns,) = on_device(launches, [x, offset, mask], [empty])
+    expected = im2col(*(array.astype(np.float32) for array in (x, offset, mask)), stride)
+    np.testing.assert_allclose(columns, expected, atol=2e-5 if dtype == "float32" else 5e-3)
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 1), (257, 3), (5000, 80), (5000, 1)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_nms(on_device: Callable, batch: int, count: int, classes: int) -> None:
+    from glip_export.trt.kernels import nms_launches, nms_workspace_bytes
+
+    generator = np.random.default_rng(count + batch)
+    corners = (generator.random((batch, count, 2)) * 600).astype(np.float32)
+    boxes = np.concatenate([corners, corners + generator.random((batch, count, 2)).astype(np.float32) * 200], axis=2)
+    scores = generator.random((batch, count)).astype(np.float32).round(2)  # many are equal
+    scores[generator.random((batch, count)) < 0.1] = -1
+    labels = generator.integers(0, classes, (batch, count)).astype(np.int32)
+    detections = 100
+    outputs = [
+        np.empty((batch, detections, 4), np.float32),
+        np.empty((batch, detections), np.float32),
+        np.empty((batch, detections), np.int32),
+        np.empty(batch, np.int32),
+        np.empty(nms_workspace_bytes(batch, count, detections), np.uint8),
+    ]
+
+    def launches(given: list[int], made: list[int]) -> Any:
+        return nms_launches(batch, count, detections, 0.6, *given, *made)
+
+    found = on_device(launches, [boxes, scores, labels], outputs)[:4]
+    for one, other in zip(found, finish(boxes, scores, labels, 0.6, detections), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def im2col(x: np.ndarray, offset: np.ndarray, mask: np.ndarray, stride: int) -> np.ndarray:
+    """(B, C*9, Ho*Wo): 3x3, padding 1; a corner outside the picture counts 0, the mask after the interpolation."""
+    batch, channels, height, width = x.shape
+    rows, columns = (stride * np.arange(side, dtype=np.float32) - 1 for side in offset.shape[2:])
+    result = np.zeros((batch, channels, 9, *offset.shape[2:]), np.float32)
+    for image in range(batch):
+        for tap in range(9):
+            y = rows[:, None] + tap // 3 + offset[image, 2 * tap]
+            at = columns[None, :] + tap % 3 + offset[image, 2 * tap + 1]
+            top, left = np.floor(y).astype(int), np.floor(at).astype(int)
+            for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                weight = (1 - np.abs(y - (top + down))) * (1 - np.abs(at - (left + right)))
+                inside = (top + down >= 0) & (top + down < height) & (left + right >= 0) & (left + right < width)
+                corner = x[image][:, np.clip(top + down, 0, height - 1), np.clip(left + right, 0, width - 1)]
+                result[image, :, tap] += np.where(inside, weight, 0) * corner
+            result[image, :, tap] *= mask[image, tap]
+    return result.reshape(batch, channels * 9, -1)
