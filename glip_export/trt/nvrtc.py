@@ -12,7 +12,7 @@ from typing import Any
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.files import atomic_write_bytes
 
-INSTALL = "pip install 'glip-export[trt]'"
+INSTALL = "pip install 'glip-export[cuda]'"
 
 _ENTRY = "glip_kernels.cu"  # includes all kernels
 _OPTIONS = ("-std=c++17",)

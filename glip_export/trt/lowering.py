@@ -1,0 +1,49 @@
+"""A bundle's graphs in TensorRT's dialect: two plugin nodes, no shape that depends on values."""
+
+from __future__ import annotations
+
+import onnx_ir
+from onnx_ir.passes import common
+
+from glip_export.config import GlipConfig
+from glip_export.errors import GlipExportError
+from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec
+from glip_export.trt.function_calls import add_functions
+from glip_export.trt.functions import GlipDeformIm2Col, GlipNms, keep_by_class
+from glip_export.trt.lower_deform_conv import lower_deform_conv
+from glip_export.trt.lower_selection import end_at_candidates, lower_class_maximum, lower_nms
+from glip_export.trt.nodes import DEFORM_CONV_FORMS, NMS_FORMS
+
+
+def lower(
+    model: onnx_ir.Model, spec: GraphSpec, config: GlipConfig, *, deform_conv: str = "plugin", nms: str = "plugin"
+) -> onnx_ir.Model:
+    """One graph of a bundle, at any precision, as a new model that TensorRT can parse; it shares the weights.
+
+    deform_conv: "plugin" leaves a GlipDeformIm2Col before each product, "gridsample" native operators alone.
+    nms: "plugin" leaves a GlipNms and the contract's outputs; with "host" the fusion head's outputs are
+    candidate_boxes f32 (B, M, 4), candidate_scores f32 (B, M) and candidate_labels int32 (B, M), for
+    `runtime.host_nms.finish`. Raises GlipExportError for another word, or a graph that the exporter did not make.
+    """
+    for option, word, words in (("deform_conv", deform_conv, DEFORM_CONV_FORMS), ("nms", nms, NMS_FORMS)):
+        if word not in words:
+            raise GlipExportError(f"no {option} {word!r}: choose one of {', '.join(words)}")
+    lowered = model.clone()
+    if spec.name != FUSION_HEAD.name:
+        return lowered  # the other graphs are standard operators that TensorRT has
+    if nms == "plugin":
+        lower_nms(lowered, config.detection)
+    else:
+        end_at_candidates(lowered, config.detection)
+    lower_class_maximum(lowered)
+    lower_deform_conv(lowered, native=deform_conv == "gridsample")
+    return lowered
+
+
+def with_reference_functions(model: onnx_ir.Model) -> onnx_ir.Model:
+    """A new model whose plugin nodes are functions of standard operators, to run where there is no plugin."""
+    runnable = model.clone()
+    add_functions(runnable, [GlipDeformIm2Col, GlipNms, keep_by_class])
+    common.RemoveUnusedFunctionsPass()(runnable)
+    common.RemoveUnusedOpsetsPass()(runnable)
+    return runnable

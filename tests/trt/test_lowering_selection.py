@@ -1,0 +1,188 @@
+"""The selection alone, with each way to aggregate tokens: plugin or host NMS, and the bundle's form of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+from candidates import EDGES, edge_candidates, random_candidates, selected
+from onnx import TensorProto, helper
+from static_shapes import data_dependent
+
+from glip_export.config import DetectionConfig, GlipConfig
+from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, TensorSpec
+from glip_export.graphs.export import trace
+from glip_export.model.selection import LevelPredictions, select
+from glip_export.runtime.host_nms import finish
+from glip_export.trt.lowering import lower, with_reference_functions
+from glip_export.trt.nodes import DOMAIN, NMS, OPSET
+
+STRIDES, SIZES = (8, 16), (64.0, 128.0)
+PARTS = {"logits": "T", "deltas": 4, "centerness": 1}
+SELECTION = GraphSpec(
+    "selection",
+    (
+        *(
+            TensorSpec(f"{part}{i}", "float32", ("B", axis, f"H{i}", f"W{i}"))
+            for part, axis in PARTS.items()
+            for i in (3, 4)
+        ),
+        *FUSION_HEAD.inputs[-2:],
+    ),
+    FUSION_HEAD.outputs,
+)
+
+
+class Selection(torch.nn.Module):
+    """The fusion head after its predictions, on two levels."""
+
+    def __init__(self, config: DetectionConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        logits3: torch.Tensor,
+        logits4: torch.Tensor,
+        deltas3: torch.Tensor,
+        deltas4: torch.Tensor,
+        centerness3: torch.Tensor,
+        centerness4: torch.Tensor,
+        class_map: torch.Tensor,
+        image_sizes: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        levels = [
+            LevelPredictions(logits.flatten(2).transpose(1, 2), deltas, centerness)
+            for logits, deltas, centerness in ((logits3, deltas3, centerness3), (logits4, deltas4, centerness4))
+        ]
+        return select(levels, class_map, image_sizes, self.config)
+
+
+def session(model: onnx_ir.Model) -> onnxruntime.InferenceSession:
+    proto = onnx_ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class Forms:
+    """One aggregation's selection: as exported, and lowered."""
+
+    def __init__(self, aggregation: str) -> None:
+        detection = DetectionConfig(
+            score_agg=aggregation, pre_nms_top_n=30, detections_per_image=20, anchor_sizes=SIZES, anchor_strides=STRIDES
+        )
+        self.aggregation = aggregation
+        self.config = replace(GlipConfig(), detection=detection)
+        self.module = Selection(detection).eval()
+        model = SimpleNamespace(
+            config=self.config,
+            selection=self.module,
+            fusion_head=SimpleNamespace(fold=lambda *_: None),
+            weights_sha256="",
+        )
+        self.exported = trace(model, SELECTION)
+        self.lowered = {nms: lower(self.exported, FUSION_HEAD, self.config, nms=nms) for nms in ("plugin", "host")}
+        self.sessions = {"exported": session(self.exported)}
+        for nms, lowered in self.lowered.items():
+            self.sessions[nms] = session(with_reference_functions(lowered))
+
+    def run(self, form: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        given = self.sessions[form].run(None, dict(zip(SELECTION.input_names, arrays, strict=True)))
+        detection = self.config.detection
+        return (
+            list(finish(*given, detection.nms_threshold, detection.detections_per_image)) if form == "host" else given
+        )
+
+
+@pytest.fixture(scope="module", params=["MAX", "POWER"])
+def forms(request: pytest.FixtureRequest) -> Forms:
+    return Forms(request.param)
+
+
+def predictions(aggregation: str, seed: int, tokens: int, classes: int) -> list[np.ndarray]:
+    """Random logits, boxes and centerness; classes share tokens, some have many and one has none."""
+    rng = np.random.default_rng(seed)
+    batch, height, width = int(rng.integers(1, 4)), int(rng.integers(1, 9)), int(rng.integers(1, 9))
+    sizes = [(height, width), (-(-height // 2), -(-width // 2))]
+    arrays = [
+        rng.normal(-1 if part == "logits" else 0, 2, (batch, tokens if axis == "T" else axis, *size))
+        for part, axis in PARTS.items()
+        for size in sizes
+    ]
+    class_map = np.zeros((batch, tokens, classes))
+    for label in range(1, classes):
+        chosen = rng.choice(tokens, int(rng.integers(1, tokens + 1)), replace=False)
+        class_map[:, chosen, label] = 1 if aggregation == "MAX" else 1 / len(chosen)
+    class_map[0, -1, -1] = 1  # pictures of one batch may have different prompts; the last token counts
+    pictures = np.tile(np.array([height * 8 - 3, width * 8 - 1], np.int64), (batch, 1))
+    return [array.astype(np.float32) for array in (*arrays, class_map)] + [pictures]
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 15, 16, 17, 31, 33, 100, 256])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_equals_the_exported_graph_and_the_model(forms: Forms, tokens: int, classes: int) -> None:
+    arrays = predictions(forms.aggregation, tokens + classes, tokens, classes)
+    model = [part.numpy() for part in forms.module(*map(torch.from_numpy, arrays))]
+    exported = forms.run("exported", arrays)
+    assert exported[3].sum() > 0
+    for nms in ("plugin", "host"):
+        for theirs, ours, torchs in zip(exported, forms.run(nms, arrays), model, strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+            np.testing.assert_allclose(ours, torchs, atol=1e-3)  # pixels; ranks are the same, labels too
+
+
+def test_no_candidate(forms: Forms) -> None:
+    arrays = predictions(forms.aggregation, 0, 5, 3)
+    arrays[0][:], arrays[1][:] = -20, -20
+    for nms in ("plugin", "host"):
+        boxes, scores, labels, count = forms.run(nms, arrays)
+        assert not boxes.any() and not scores.any() and (labels == -1).all() and not count.any()
+
+
+def test_no_shape_depends_on_values(forms: Forms) -> None:
+    found = set(data_dependent(forms.exported.graph))
+    assert "NonMaxSuppression" in found
+    assert ("TopK" in found) == (forms.aggregation == "MAX")  # as many tokens as the largest class has
+    for lowered in forms.lowered.values():
+        assert not set(data_dependent(lowered.graph))
+
+
+def reference_nms(threshold: float, detections: int) -> onnxruntime.InferenceSession:
+    inputs = {"boxes": ["B", "M", 4], "scores": ["B", "M"], "labels": ["B", "M"]}
+    outputs = {"best": ["B", None, 4], "top": ["B", None], "classes": ["B", None], "count": ["B"]}
+    types = dict.fromkeys((*inputs, *outputs), TensorProto.FLOAT)
+    types |= dict.fromkeys(("labels", "classes", "count"), TensorProto.INT32)
+    node = helper.make_node(
+        NMS, list(inputs), list(outputs), domain=DOMAIN, iou_threshold=threshold, max_detections=detections
+    )
+    values = [[helper.make_tensor_value_info(k, types[k], v) for k, v in part.items()] for part in (inputs, outputs)]
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, OPSET)]
+    proto = helper.make_model(helper.make_graph([node], "nms", *values), opset_imports=imports, ir_version=10)
+    return session(with_reference_functions(onnx_ir.from_proto(proto)))
+
+
+def check_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float, detections: int) -> None:
+    given = reference_nms(threshold, detections).run(None, {"boxes": boxes, "scores": scores, "labels": labels})
+    for theirs, ours in zip(selected(boxes, scores, labels, threshold, detections), given, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("tens", range(10))
+def test_the_plugins_reference_equals_the_model(tens: int) -> None:
+    for seed in range(10 * tens, 10 * tens + 10):
+        check_nms(*random_candidates(seed))
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_the_plugins_reference_at_the_edges(name: str) -> None:
+    check_nms(*edge_candidates(name))
