@@ -12,7 +12,8 @@ from typing import Any
 from glip_export.bundle import installed_versions
 
 PACKAGES = (
-    "cuda-bindings", "glip-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "torch",
+    "cuda-bindings", "glip-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx",
+    "torch",
 )  # fmt: skip
 
 

@@ -51,12 +51,17 @@ class DeformConvNorm:
 
 @dataclass(frozen=True)
 class DyConvModule:
-    """A DyConv block; of each level the names of its features, its offset convolution's result and its output."""
+    """A DyConv block. Names of the graph's values: of each level its features and its output, (B, C, H, W).
+
+    image_in, image_out: the same of all levels as the bi-attentions have it, (B, N, C), where one stands next to it.
+    """
 
     name: str
     features: tuple[str, ...]
-    predicted: tuple[str, ...]
     outputs: tuple[str, ...]
+    image_in: str | None
+    image_out: str | None
+    offset: Linear  # a convolution's (27, C, 3, 3)
     convolutions: tuple[DeformConvNorm, ...]  # DyConv 0, 1, 2
     attention: Linear
     lines: tuple[Linear, Linear]  # DyReLU's two layers
@@ -99,12 +104,15 @@ class ModuleGraph:
         for name in self._ending(".DyConv.1"):
             prefix = name.removesuffix(".DyConv.1")
             own_level = self._of_type(name, "DeformConv")
-            slices = [_producer(node.inputs[2]) for node in own_level]
+            relus = self._of_type(f"{prefix}.relu", "Max")
+            offset = self._of_type(f"{prefix}.offset", "Conv")[0]
             yield DyConvModule(
                 prefix,
                 features=tuple(_name(node.inputs[0]) for node in own_level),
-                predicted=tuple(_name(node.inputs[0]) for node in slices),
-                outputs=tuple(_name(node.outputs[0]) for node in self._of_type(f"{prefix}.relu", "Max")),
+                outputs=tuple(_name(node.outputs[0]) for node in relus),
+                image_in=_image_before(own_level[0]),
+                image_out=_image_after(relus[0]),
+                offset=Linear(_constant(offset.inputs[1]), _constant(offset.inputs[2])),
                 convolutions=tuple(self._deform_conv_norm(f"{prefix}.DyConv.{i}") for i in range(3)),
                 attention=_layer(self._of_type(f"{prefix}.AttnConv.1", "Conv")[0]),
                 lines=tuple(_layer(self._of_type(f"{prefix}.relu.fc.{i}", "Gemm")[0]) for i in (0, 2)),  # type: ignore[arg-type]
@@ -165,6 +173,27 @@ def _unclamped(scores: onnx_ir.Node) -> tuple[onnx_ir.Node, float, float]:
         return scores, -NO_LIMIT, NO_LIMIT
     low, high = (None if value is None else float(_constant(value)) for value in (*scores.inputs[1:], None)[:2])
     return _producer(scores.inputs[0]), -NO_LIMIT if low is None else low, NO_LIMIT if high is None else high
+
+
+def _image_before(node: onnx_ir.Node) -> str | None:
+    """(B, N, C), if that is what the node's map was cut out of: transposed, split and reshaped."""
+    value: onnx_ir.Value | None = node.inputs[0]
+    for op_type in ("Reshape", "Split", "Transpose"):
+        made_by = _value(value).producer()
+        if made_by is None or made_by.op_type != op_type:
+            return None
+        value = made_by.inputs[0]
+    return _name(value)
+
+
+def _image_after(node: onnx_ir.Node) -> str | None:
+    """(B, N, C), if that is all that becomes of the node's map: reshaped, concatenated and transposed."""
+    for op_type in ("Reshape", "Concat", "Transpose"):
+        readers = [use.node for use in node.outputs[0].uses()]
+        if len(readers) != 1 or readers[0].op_type != op_type:
+            return None
+        node = readers[0]
+    return _name(node.outputs[0])
 
 
 def _producer(value: onnx_ir.Value | None) -> onnx_ir.Node:

@@ -21,8 +21,9 @@ import numpy as np
 import onnx_ir
 import openvino
 from numpy.typing import NDArray
-from openvino import Op, PartialShape, Type, opset8
+from openvino import Dimension, Op, PartialShape, Type, opset8
 
+from glip_export.graphs.contracts import LEVELS
 from glip_export.graphs.modules import BiAttentionModule, DyConvModule, MlpModule, ModuleGraph
 from glip_export.runtime.native import Kernels, load_kernels
 
@@ -82,11 +83,16 @@ class MlpOp(_KernelOp):
 
 
 class DyConvOp(_KernelOp):
-    """The features of every level, their offset maps, and the 18 parameters of dyconv.cpp -> features."""
+    """A map of every level's size, the features, the 20 parameters of dyconv.cpp -> features.
+
+    Features are a map (B, C, H, W) a level, then the sizes' maps themselves, or one array (B, N, C) of all levels.
+    """
 
     class_type_info = openvino.DiscreteTypeInfo("GlipDyConv", "glip")
     attributes: ClassVar = {
         "levels": 0,
+        "maps_in": 0,
+        "maps_out": 0,
         "groups": 1,
         "epsilon0": 0.0,
         "epsilon1": 0.0,
@@ -97,20 +103,41 @@ class DyConvOp(_KernelOp):
 
     def validate_and_infer_types(self) -> None:
         levels = int(self._attributes["levels"])
-        self.set_output_size(levels)
-        for level in range(levels):
-            self.set_output_type(level, Type.f32, self.get_input_partial_shape(level))
+        if not levels:  # OpenVINO makes an operator before it fills in what its cache says of it
+            return
+        maps = [self.get_input_partial_shape(level) for level in range(levels)]
+        if self._attributes["maps_out"]:
+            self.set_output_size(levels)
+            for level, shape in enumerate(maps):
+                self.set_output_type(level, Type.f32, shape)
+            return
+        batch, channels = maps[0][0], maps[0][1]
+        positions = Dimension.dynamic()
+        if all(shape.is_static for shape in maps):
+            positions = Dimension(sum(shape[2].get_length() * shape[3].get_length() for shape in maps))
+        self.set_output_type(0, Type.f32, PartialShape([batch, positions, channels]))
 
     def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
         levels = int(self._attributes["levels"])
         arrays = [tensor.data for tensor in inputs]
-        for tensor, feature in zip(outputs, arrays[:levels], strict=True):
-            tensor.shape = feature.shape
+        maps, arrays = arrays[:levels], arrays[levels:]
+        if self._attributes["maps_in"]:
+            features = maps
+        else:
+            features, arrays = arrays[:1], arrays[1:]
+        sizes = [array.shape[2:] for array in maps]
+        batch, channels = maps[0].shape[:2]
+        if self._attributes["maps_out"]:
+            shapes = [array.shape for array in maps]
+        else:
+            shapes = [(batch, sum(height * width for height, width in sizes), channels)]
+        for tensor, shape in zip(outputs, shapes, strict=True):
+            tensor.shape = list(shape)
         load_kernels().dyconv(
-            arrays[:levels],
-            arrays[levels : 2 * levels],
+            features,
             [tensor.data for tensor in outputs],
-            arrays[2 * levels :],
+            sizes,
+            arrays,
             int(self._attributes["groups"]),
             (self._attributes["epsilon0"], self._attributes["epsilon1"], self._attributes["epsilon2"]),
             bool(self._attributes["bf16"]),
@@ -167,7 +194,8 @@ def use_kernels(model: openvino.Model, onnx_file: Path, kernels: Kernels, bf16: 
     for block, dyconv in enumerate(modules.dyconvs()):
         if len(dyconv.attention.weight[0]) % kernels.panel == 0:
             op = _dyconv_op(kernels, dyconv, values, bf16 and block >= EXACT_BLOCKS, threads)
-            _replace([values[name] for name in dyconv.outputs], op)
+            made = dyconv.outputs if dyconv.image_out is None else (dyconv.image_out,)
+            _replace([values[name] for name in made], op)
     model.validate_nodes_and_infer_types()
 
 
@@ -191,17 +219,21 @@ def _dyconv_op(kernels: Kernels, module: DyConvModule, values: dict[str, Any], b
     parameters: list[NDArray] = []
     for convolution in module.convolutions:
         parameters += [
-            kernels.pack_deform_conv(convolution.weight, bf16),
+            kernels.pack_conv(convolution.weight, bf16),
             convolution.bias,
             convolution.norm_weight,
             convolution.norm_bias,
         ]
     for layer in (module.attention, *module.lines):
         parameters += [layer.weight, layer.bias]
-    inputs = [values[name] for name in (*module.features, *module.predicted)]
+    parameters += [kernels.pack_conv(module.offset.weight, bf16=False), kernels.pad_bias(module.offset.bias)]
+    # Where a bi-attention gives the features, the pyramid tells the sizes of the levels.
+    names = module.features if module.image_in is None else (*LEVELS, module.image_in)
     return DyConvOp(
-        [*inputs, *_outputs([opset8.constant(parameter) for parameter in parameters])],
+        [*(values[name] for name in names), *_outputs([opset8.constant(parameter) for parameter in parameters])],
         levels=len(module.features),
+        maps_in=int(module.image_in is None),
+        maps_out=int(module.image_out is None),
         groups=module.convolutions[0].groups,
         bf16=int(bf16),
         threads=threads,

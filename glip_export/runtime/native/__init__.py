@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,35 +72,40 @@ class Kernels:
             _pointer(sizes), _pointer(x), *(_pointer(array) for array in arrays), int(bf16), int(threads)
         )
 
-    def pack_deform_conv(self, weight: F32, bf16: bool) -> Bytes:
-        """A deformable convolution's weight (C, C, 3, 3), packed."""
+    def pack_conv(self, weight: F32, bf16: bool) -> Bytes:
+        """A 3x3 convolution's weight (O, C, 3, 3), packed."""
         weight = np.ascontiguousarray(weight)
-        packed = np.empty(weight.size * (2 if bf16 else 4), np.uint8)
-        self._library.glip_deform_conv_pack(_pointer(weight), ctypes.c_int64(len(weight)), int(bf16), _pointer(packed))
+        out, channels = weight.shape[:2]
+        packed = np.empty(self.padded(out) * channels * 9 * (2 if bf16 else 4), np.uint8)
+        self._library.glip_conv_pack(
+            _pointer(weight), ctypes.c_int64(out), ctypes.c_int64(channels), int(bf16), _pointer(packed)
+        )
         return packed
 
     def dyconv(
         self,
         features: list[F32],
-        predicted: list[F32],
         out: list[F32],
+        sizes: list[tuple[int, int]],
         parameters: list[NDArray],
         groups: int,
         epsilon: tuple[float, float, float],
         bf16: bool,
         threads: int,
     ) -> None:
-        """One DyConv block: features (B, C, H, W) and offset maps (B, 27, H, W) of all levels to `out`, as features.
+        """One DyConv block over levels of (H, W) `sizes`, from `features` to `out`.
 
-        parameters: 18 arrays in the order of dyconv.cpp, the three deformable convolutions' weights packed.
+        Each of the two is one map (B, C, H, W) a level, or a single array (B, N, C) of all levels' positions.
+        parameters: 20 arrays in the order of dyconv.cpp, the four convolutions' weights packed.
         """
-        sizes = [features[0].shape[0], features[0].shape[1], groups, len(features)]
-        sizes += [side for feature in features for side in feature.shape[2:]]
-        maps = [array for level in zip(features, predicted, out, strict=True) for array in level]
+        planes = [arrays[0].ndim == 4 for arrays in (features, out)]
+        channels = features[0].shape[1 if planes[0] else 2]
+        numbers = [len(features[0]), channels, groups, len(sizes), *planes, *(side for size in sizes for side in size)]
         self._library.glip_dyconv(
-            _pointer(np.array(sizes, np.int64)),
-            (ctypes.c_void_p * len(maps))(*(array.ctypes.data for array in maps)),
-            (ctypes.c_void_p * len(parameters))(*(array.ctypes.data for array in parameters)),
+            _pointer(np.array(numbers, np.int64)),
+            _pointers(features),
+            _pointers(out),
+            _pointers(parameters),
             (ctypes.c_float * 3)(*epsilon),
             int(bf16),
             int(threads),
@@ -184,3 +190,7 @@ def _processor() -> str:
 def _pointer(array: NDArray) -> ctypes.c_void_p:
     """Of an array that the caller holds until the call is over."""
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def _pointers(arrays: Sequence[NDArray]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kTaps = 9;
 constexpr int kOffsets = 2 * kTaps;
+constexpr int kPredicted = 3 * kTaps;  // of each position: offsets and masks
 
 struct Map {
     int64_t height, width;
@@ -56,6 +57,7 @@ void gather(const float* pixels, int64_t channels, const Corners& corners, T* sa
 struct Parameters {
     int64_t channels, groups;
     const void* weight[3];                                  // packed, of DyConv 0..2
+    const float *offset_weight, *offset_bias;               // packed, and padded to kPanel
     const float *bias[3], *norm_weight[3], *norm_bias[3];   // (C)
     float epsilon[3];
     const float *attention_weight, *attention_bias;         // (C), (1)
@@ -110,6 +112,36 @@ void convolve_tile(const Parameters& p, const Convolution& conv, int64_t tile, T
                          channels, channels);
     }
     note_statistics(sums, count, channels, conv.tile_mean + tile * channels, conv.tile_square + tile * channels);
+}
+
+// The offset convolution, an ordinary one and always fp32: offsets and masks as planes (27, H*W), as the original keeps
+// them in memory. samples (kTile, C), sums (kTile, columns).
+void predict_tile(const Parameters& p, const Map& map, const float* pixels, int64_t tile, float* samples, float* sums,
+                  float* planes) {
+    const int64_t first = tile * kTile, count = std::min<int64_t>(kTile, map.size() - first), channels = p.channels;
+    constexpr int64_t columns = (kPredicted + kPanel - 1) / kPanel * kPanel;
+    for (int64_t i = 0; i < kTile; ++i) std::memcpy(sums + i * columns, p.offset_bias, columns * sizeof(float));
+    for (int64_t tap = 0; tap < kTaps; ++tap) {
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t row = (first + i) / map.width + tap / 3 - 1, column = (first + i) % map.width + tap % 3 - 1;
+            const bool inside = row >= 0 && row < map.height && column >= 0 && column < map.width;
+            float* const sample = samples + i * channels;
+            if (inside)
+                std::memcpy(sample, pixels + (row * map.width + column) * channels, channels * sizeof(float));
+            else
+                std::memset(sample, 0, channels * sizeof(float));
+        }
+        const float* weights = p.offset_weight + tap * channels * columns;
+        for (int64_t panel = 0; panel < columns; panel += kPanel)
+            for (int64_t i = 0; i < count; i += kRows)
+                multiply(samples + i * channels, channels, weights + panel * channels, sums + i * columns + panel,
+                         columns, channels);
+    }
+    for (int64_t plane = 0; plane < kPredicted; ++plane)
+        for (int64_t i = 0; i < count; ++i) {
+            const float value = sums[i * columns + plane];
+            planes[plane * map.size() + first + i] = plane < kOffsets ? value : 1.f / (1.f + std::exp(-value));
+        }
 }
 
 // GroupNorm of a convolution's result as one scale and one shift a channel.
@@ -261,19 +293,22 @@ void find_lines(const Parameters& p, Level& level) {
     }
 }
 
-void write_tile(const Parameters& p, const Level& level, int64_t tile, float* out) {  // out (C, H, W)
+// DyReLU to out: (H*W, C), or as planes (C, H*W).
+void write_tile(const Parameters& p, const Level& level, int64_t tile, bool planes, float* out) {
     const int64_t channels = p.channels, positions = level.map.size(), first = tile * kTile;
     const int64_t last = std::min(first + kTile, positions);
     const float* const lines = level.lines.data();
     for (int64_t at = first; at < last; ++at) {
         float* const values = level.terms[0].result + at * channels;
+        float* const target = planes ? values : out + at * channels;
         for (int64_t k = 0; k < channels; k += kLanes) {
             const Vector x = load(values + k);
             const Vector one = x * load(lines + k) + load(lines + channels + k);
             const Vector other = x * load(lines + 2 * channels + k) + load(lines + 3 * channels + k);
-            store(values + k, one > other ? one : other);
+            store(target + k, one > other ? one : other);
         }
     }
+    if (!planes) return;
     for (int64_t c = 0; c < channels; ++c)
         for (int64_t at = first; at < last; ++at) out[c * positions + at] = level.terms[0].result[at * channels + c];
 }
@@ -299,18 +334,19 @@ void for_tiles(const Tiles& tiles, int threads, const Work& work) {
                 [&](int64_t item, int thread) { work(tiles.items[item].first, tiles.items[item].second, thread); });
 }
 
-// Of one picture. features[l] (C, H, W), predicted[l] (27, H, W), out[l] (C, H, W).
+// Of one picture. Features and results of each level as (H*W, C), or in planes (C, H*W).
 template <typename T>
 void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vector<const float*>& features,
-               const std::vector<const float*>& predicted, const std::vector<float*>& out, int threads) {
+               bool planes_in, const std::vector<float*>& out, bool planes_out, int threads) {
     thread_local Scratch<float> floats;
     thread_local Scratch<T> operands;
     const int64_t count = int64_t(maps.size()), channels = p.channels;
+    constexpr int64_t predicted_columns = (kPredicted + kPanel - 1) / kPanel * kPanel;
 
     std::vector<Level> levels(count);
     int64_t total = 0;
     const auto reserve = [&total](int64_t size) { return std::exchange(total, total + round_up(size, 16)); };
-    std::vector<int64_t> pixels(count), masks(count), means(count);
+    std::vector<int64_t> pixels(count), predicted(count), means(count);
     std::vector<std::vector<int64_t>> results(count), statistics(count);
     for (int64_t l = 0; l < count; ++l) {
         levels[l].map = maps[l];
@@ -329,12 +365,14 @@ void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vec
             levels[l].rows = std::make_unique<Enlarged>(maps[l + 1].height, maps[l].height);
             levels[l].columns = std::make_unique<Enlarged>(maps[l + 1].width, maps[l].width);
         }
-        pixels[l] = reserve(maps[l].size() * channels);
-        masks[l] = reserve(maps[l].size() * kTaps);
+        if (planes_in) pixels[l] = reserve(maps[l].size() * channels);
+        predicted[l] = reserve(maps[l].size() * kPredicted);
         means[l] = reserve(maps[l].padded() / kTile * channels);
     }
+    const int64_t own = kTile * (channels + predicted_columns), scratch = reserve(threads * own);
     float* const memory = floats.at_least(total);
     T* const samples = operands.at_least(threads * kTile * channels);
+    const auto pixels_of = [&](int64_t l) { return planes_in ? memory + pixels[l] : features[l]; };
 
     Tiles level_tiles, convolution_tiles;
     std::vector<Convolution*> convolutions;
@@ -344,10 +382,9 @@ void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vec
         level_tiles.add(l, maps[l].padded() / kTile);
         for (size_t term = 0; term < level.terms.size(); ++term) {
             Convolution& conv = level.terms[term];
-            const int64_t from = conv.index == 1 ? l : conv.index == 2 ? l - 1 : l + 1;
-            conv.pixels = memory + pixels[from];
+            conv.pixels = pixels_of(conv.index == 1 ? l : conv.index == 2 ? l - 1 : l + 1);
             // Of a smaller map the original reads its own level's offsets by that map's size: the raw-memory rule.
-            conv.offset = predicted[l], conv.mask = memory + masks[l];
+            conv.offset = memory + predicted[l], conv.mask = conv.offset + kOffsets * maps[l].size();
             conv.result = memory + results[l][term];
             conv.tile_mean = memory + statistics[l][term];
             conv.tile_square = conv.tile_mean + conv.tiles() * channels;
@@ -355,11 +392,13 @@ void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vec
             convolutions.push_back(&conv);
         }
     }
-    for_tiles(level_tiles, threads, [&](int64_t l, int64_t tile, int) {
-        channels_last(maps[l], channels, features[l], memory + pixels[l], tile);
-        const int64_t first = tile * kTile * kTaps, last = std::min(first + kTile * kTaps, maps[l].size() * kTaps);
-        const float* const logits = predicted[l] + kOffsets * maps[l].size();
-        for (int64_t i = first; i < last; ++i) memory[masks[l] + i] = 1.f / (1.f + std::exp(-logits[i]));
+    if (planes_in)
+        for_tiles(level_tiles, threads, [&](int64_t l, int64_t tile, int) {
+            channels_last(maps[l], channels, features[l], memory + pixels[l], tile);
+        });
+    for_tiles(level_tiles, threads, [&](int64_t l, int64_t tile, int thread) {
+        float* const work = memory + scratch + thread * own;
+        predict_tile(p, maps[l], pixels_of(l), tile, work, work + kTile * channels, memory + predicted[l]);
     });
     for_tiles(convolution_tiles, threads, [&](int64_t conv, int64_t tile, int thread) {
         convolve_tile(p, *convolutions[conv], tile, samples + thread * kTile * channels);
@@ -370,16 +409,19 @@ void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vec
     });
     for_tiles(level_tiles, threads, [&](int64_t l, int64_t tile, int) { combine_tile(p, levels[l], tile); });
     in_parallel(threads, count, [&](int64_t l, int) { find_lines(p, levels[l]); });
-    for_tiles(level_tiles, threads, [&](int64_t l, int64_t tile, int) { write_tile(p, levels[l], tile, out[l]); });
+    for_tiles(level_tiles, threads,
+              [&](int64_t l, int64_t tile, int) { write_tile(p, levels[l], tile, planes_out, out[l]); });
 }
 
 template <typename T>
-void pack(const float* weight, int64_t channels, T* packed) {
-    for (int64_t out = 0; out < channels; ++out)
+void pack(const float* weight, int64_t out_channels, int64_t channels, T* packed) {
+    const int64_t columns = round_up(out_channels, kPanel);
+    std::memset(static_cast<void*>(packed), 0, kTaps * channels * columns * sizeof(T));
+    for (int64_t out = 0; out < out_channels; ++out)
         for (int64_t row = 0; row < channels; ++row)
             for (int64_t tap = 0; tap < kTaps; ++tap) {
                 const float value = weight[(out * channels + row) * kTaps + tap];
-                T& to = packed[tap * channels * channels + packed_index<T>(channels, row, out)];
+                T& to = packed[tap * channels * columns + packed_index<T>(channels, row, out)];
                 if constexpr (sizeof(T) == 2) to = to_bf16(value); else to = value;
             }
 }
@@ -389,22 +431,25 @@ void pack(const float* weight, int64_t channels, T* packed) {
 
 extern "C" {
 
-// weight (C, C, 3, 3) f32 -> 9*C*C packed values of 4 bytes, or of 2 in bf16.
-void glip_deform_conv_pack(const float* weight, int64_t channels, int bf16, void* packed) {
+// weight (O, C, 3, 3) f32 -> packed, O rounded up to glip_panel, 4 bytes a value or in bf16 two.
+void glip_conv_pack(const float* weight, int64_t out_channels, int64_t channels, int bf16, void* packed) {
     if (bf16)
-        glip::pack(weight, channels, static_cast<uint16_t*>(packed));
+        glip::pack(weight, out_channels, channels, static_cast<uint16_t*>(packed));
     else
-        glip::pack(weight, channels, static_cast<float*>(packed));
+        glip::pack(weight, out_channels, channels, static_cast<float*>(packed));
 }
 
-// sizes: batch, C, groups, levels, then H, W of each level. maps: of each level its features (B, C, H, W), the offset
-// convolution's result (B, 27, H, W) and the output (B, C, H, W), all f32. parameters: of DyConv 0, 1, 2 each its packed
-// weights, bias, GroupNorm weight and bias, then AttnConv's weight and bias, then DyReLU's two layers' weights and
-// biases. epsilon: of the three GroupNorms. C is a multiple of glip_panel and of groups. bf16 only where glip_has_bf16.
-void glip_dyconv(const int64_t* sizes, float* const* maps, const void* const* parameters, const float* epsilon,
-                 int bf16, int threads) {
+// sizes: batch, C, groups, levels, whether the features are planes, whether the results are, then H, W of each level.
+// features, out: of each level f32 planes (B, C, H, W), or all levels' positions in one array (B, N, C), of which the
+// first pointer counts. parameters: of DyConv 0, 1, 2 each its packed weights, bias, GroupNorm weight and bias, then
+// AttnConv's weight and bias, then DyReLU's two layers' weights and biases, then the offset convolution's weights,
+// packed in fp32, and its bias, padded. epsilon: of the three GroupNorms. C is a multiple of glip_panel and of groups.
+// bf16, for the deformable convolutions, only where glip_has_bf16.
+void glip_dyconv(const int64_t* sizes, const float* const* features, float* const* out, const void* const* parameters,
+                 const float* epsilon, int bf16, int threads) {
     using namespace glip;
     const int64_t batch = sizes[0], count = sizes[3];
+    const bool planes_in = sizes[4], planes_out = sizes[5];
     Parameters p{};
     p.channels = sizes[1], p.groups = sizes[2];
     const auto floats = [&](int index) { return static_cast<const float*>(parameters[index]); };
@@ -415,24 +460,31 @@ void glip_dyconv(const int64_t* sizes, float* const* maps, const void* const* pa
     }
     p.attention_weight = floats(12), p.attention_bias = floats(13);
     p.first_weight = floats(14), p.first_bias = floats(15), p.last_weight = floats(16), p.last_bias = floats(17);
+    p.offset_weight = floats(18), p.offset_bias = floats(19);
     std::vector<Map> levels(count);
-    for (int64_t l = 0; l < count; ++l) levels[l] = {sizes[4 + 2 * l], sizes[5 + 2 * l]};
+    std::vector<int64_t> before(count);  // positions of the levels in front
+    int64_t positions = 0;
+    for (int64_t l = 0; l < count; ++l) {
+        levels[l] = {sizes[6 + 2 * l], sizes[7 + 2 * l]};
+        before[l] = std::exchange(positions, positions + levels[l].size());
+    }
     for (int64_t image = 0; image < batch; ++image) {
-        std::vector<const float*> features(count), predicted(count);
-        std::vector<float*> out(count);
-        for (int64_t l = 0; l < count; ++l) {
-            features[l] = maps[3 * l] + image * p.channels * levels[l].size();
-            predicted[l] = maps[3 * l + 1] + image * 3 * kTaps * levels[l].size();
-            out[l] = maps[3 * l + 2] + image * p.channels * levels[l].size();
-        }
+        const auto of_level = [&](auto* const* maps, bool planes, int64_t l) {
+            return planes ? maps[l] + image * p.channels * levels[l].size()
+                          : maps[0] + (image * positions + before[l]) * p.channels;
+        };
+        std::vector<const float*> from(count);
+        std::vector<float*> to(count);
+        for (int64_t l = 0; l < count; ++l)
+            from[l] = of_level(features, planes_in, l), to[l] = of_level(out, planes_out, l);
 #ifdef __AVX512BF16__
         if (bf16) {
-            run_block<uint16_t>(p, levels, features, predicted, out, threads);
+            run_block<uint16_t>(p, levels, from, planes_in, to, planes_out, threads);
             continue;
         }
 #endif
         (void)bf16;
-        run_block<float>(p, levels, features, predicted, out, threads);
+        run_block<float>(p, levels, from, planes_in, to, planes_out, threads);
     }
 }
 
