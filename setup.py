@@ -1,10 +1,7 @@
-"""What pyproject.toml cannot say: the CUDA kernels of plugins/kernels are installed inside the package."""
+"""What pyproject.toml cannot say: the CUDA kernels and the build recipes are installed inside the package."""
 
 from setuptools import find_namespace_packages, setup
 
-KERNELS = "glip_export.trt.kernel_sources"
+MOVED = {"glip_export.trt.kernel_sources": "plugins/kernels", "glip_export.trt.recipes": "engines"}
 
-setup(
-    packages=[*find_namespace_packages(include=["glip_export*"]), KERNELS],
-    package_dir={KERNELS: "plugins/kernels"},
-)
+setup(packages=[*find_namespace_packages(include=["glip_export*"]), *MOVED], package_dir=MOVED)

@@ -12,13 +12,23 @@ from typing import Any
 _WHERE = {
     "load_model": "glip_export.model.glip",
     "export_onnx": "glip_export.graphs.export",
+    "build_engines": "glip_export.trt.build",
     "Bundle": "glip_export.bundle",
     "Detector": "glip_export.runtime.detector",
     "Detections": "glip_export.detections",
     "Prompt": "glip_export.prompt",
     "GlipExportError": "glip_export.errors",
 }
-__all__ = ["Bundle", "Detections", "Detector", "GlipExportError", "Prompt", "export_onnx", "load_model"]
+__all__ = [
+    "Bundle",
+    "Detections",
+    "Detector",
+    "GlipExportError",
+    "Prompt",
+    "build_engines",
+    "export_onnx",
+    "load_model",
+]
 
 try:
     __version__ = version("glip-export")

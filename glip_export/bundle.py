@@ -2,7 +2,8 @@
 
 manifest.json        configuration, weights, graphs, versions, and the SHA-256 of every other file
 text_encoder.onnx, vision_backbone.onnx, fusion_head.onnx and the files of their external data
-later stages' engines, in subfolders; cache/, which backends fill and the manifest leaves out
+later stages' engines, a folder each that `Bundle.take_folder` adds; cache/, which backends fill and the manifest
+leaves out
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,15 +40,19 @@ class Bundle(Manifest):
     path: Path
 
     @classmethod
-    def open(cls, path: Path | str, verify: bool = True) -> Bundle:
+    def open(cls, path: Path | str, verify: bool = True, without: str = "") -> Bundle:
         """Read and check the bundle in folder `path`; `verify=False` leaves out only the SHA-256 of each file.
 
+        `without` names a subfolder to leave out, damaged or not, because it is about to be made again.
         Raises BundleError, naming the file, if the folder is no bundle, is of a newer format, points outside itself,
         or does not hold what its manifest lists.
         """
         folder = Path(path)
         try:
             bundle = cls(path=folder, **vars(parse_manifest(_read_json(folder), folder)))
+            if without:
+                files = {name: file for name, file in bundle.files.items() if not name.startswith(f"{without}/")}
+                bundle = dataclasses.replace(bundle, files=files)
             _check_files(bundle)
             _check_graphs(bundle)
             if verify:
@@ -60,6 +66,28 @@ class Bundle(Manifest):
         if name not in self.graphs:
             raise BundleError(f"{self.path} has no graph {name}, only {', '.join(self.graphs) or 'none'}; {_MAKE_ONE}")
         return self.path / self.graphs[name].file
+
+    def take_folder(self, source: Path, name: str) -> Bundle:
+        """Moves the folder `source` into the bundle as `name`, in place of one of that name, and lists its files.
+
+        Only those are hashed. `source` is on the bundle's disk, as in its cache. Stopped at any moment it leaves a
+        bundle that opens, with the old folder, the new one or neither. Raises BundleError for a name that another
+        file or the cache has.
+        """
+        current = Bundle.open(self.path, verify=False, without=name)  # another process may have added one since
+        target = self.path / name
+        plain = PurePosixPath(name).name == name and name.isprintable() and name not in ("", "..", CACHE, MANIFEST)
+        if not plain or (target.exists() and not target.is_dir()):
+            raise BundleError(f"{self.path} cannot have a folder {name!r}: another name")
+        added = {f"{name}/{path}": file for path, file in _hash_folder(source).items()}
+        try:
+            if target.exists():
+                _write(current)
+                shutil.rmtree(target)
+            os.rename(source, target)
+        except OSError as error:
+            raise BundleError(f"cannot write {target}: {error.strerror or error}") from error
+        return _write(dataclasses.replace(current, files={**current.files, **added}))
 
 
 def write_manifest(
@@ -95,11 +123,7 @@ def write_manifest(
     )
     bundle = dataclasses.replace(bundle, graphs={graph.name: _measured(bundle, graph) for graph in graphs})
     _check_graphs(bundle)
-    text = json.dumps(manifest_to_json(bundle), indent=2) + "\n"
-    if len(text.encode()) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"the manifest of {folder} would be over {MAX_MANIFEST_BYTES >> 20} MB: note less in extra")
-    atomic_write_text(folder / MANIFEST, text)
-    return bundle
+    return _write(bundle)
 
 
 def newest_bundle(root: Path | str = "engines") -> Path:
@@ -119,6 +143,16 @@ def installed_versions(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _write(bundle: Bundle) -> Bundle:
+    text = json.dumps(manifest_to_json(bundle), indent=2) + "\n"
+    if len(text.encode()) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"the manifest of {bundle.path} would be over {MAX_MANIFEST_BYTES >> 20} MB: note less in extra"
+        )
+    atomic_write_text(bundle.path / MANIFEST, text)
+    return bundle
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
@@ -165,11 +199,19 @@ def _check_files(bundle: Bundle) -> None:
     for name, file in bundle.files.items():
         path = bundle.path / name
         if not path.is_file():
-            raise BundleError(f"{bundle.path} lacks its file {name}: make the bundle again")
+            raise BundleError(f"{bundle.path} lacks its file {name}: {_mend(bundle, name)}")
         if (size := path.stat().st_size) != file.bytes:
             raise BundleError(
-                f"{path} is damaged: {size} bytes where the manifest says {file.bytes}; make the bundle again"
+                f"{path} is damaged: {size} bytes where the manifest says {file.bytes}; {_mend(bundle, name)}"
             )
+
+
+def _mend(bundle: Bundle, name: str) -> str:
+    """What to do about a file that is not as the manifest says."""
+    if "/" not in name:
+        return "make the bundle again"
+    flavor, _, precision = name.partition("/")[0].rpartition("-")  # trt.engine_set.folder_name
+    return f"build its engines again: glip-export trt {bundle.path} --{precision} --flavor {flavor}"
 
 
 def _check_links(folder: Path) -> None:
@@ -212,7 +254,7 @@ def _check_hashes(bundle: Bundle) -> None:
         if hashes[name] != file.sha256:
             raise BundleError(
                 f"{bundle.path / name} is damaged or was changed: its SHA-256 is not the manifest's; "
-                "make the bundle again"
+                f"{_mend(bundle, name)}"
             )
 
 

@@ -12,7 +12,7 @@ from glip_export.errors import GlipExportError
 
 app = typer.Typer(
     name="glip-export",
-    help="GLIP from an official PyTorch checkpoint to verified ONNX, and detections from it.",
+    help="GLIP from an official PyTorch checkpoint to verified ONNX and TensorRT, and detections from it.",
     epilog="Start with: glip-export onnx --weights glip_tiny_model_o365_goldg.pth",
     no_args_is_help=True,
     add_completion=False,
@@ -81,6 +81,52 @@ def onnx(
     from glip_export.commands.onnx import run
 
     run(weights, config, bert_config, output, parse_image_size(image_size), _overrides(overrides))
+
+
+@app.command()
+def trt(
+    bundle: BundleArgument = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; the default.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16: float32's range, fewer digits than fp16.")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Single precision: the largest and slowest.")] = False,
+    flavor: Annotated[
+        str,
+        typer.Option(
+            help="tensorrt builds on the GPU that it builds for; tensorrt_rtx (TensorRT for RTX) builds without one, "
+            "for Ampere and later; auto takes the first that works here."
+        ),
+    ] = "auto",
+    deform_conv: Annotated[
+        str, typer.Option(help="plugin: a CUDA kernel of ours; gridsample: TensorRT's own operators.")
+    ] = "plugin",
+    nms: Annotated[
+        str, typer.Option(help="plugin: a CUDA kernel of ours; host: the runtime finishes on the CPU.")
+    ] = "plugin",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Sizes and build options, a YAML file or a shipped one's name (jetson); by default the one that fits.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare the lower precision with fp32 on the CPU first.")
+    ] = True,
+    json: JsonOption = None,
+) -> None:
+    """Build a bundle's three TensorRT engines; those that have not changed stay.
+
+    With --deform-conv gridsample --nms host the engines need no plugin. An engine takes the sizes that its recipe
+    names: copy engines/glip_t.yaml for your own. Exits with 1 if the check fails.
+
+    Example: glip-export trt engines/glip_tiny --fp16
+    """
+    from glip_export.commands.trt import chosen_precision, run
+
+    precision = chosen_precision(fp16, bf16, fp32)
+    if not run(bundle_or_newest(bundle), precision, flavor, deform_conv, nms, recipe, check, json):
+        raise typer.Exit(1)
 
 
 @app.command()

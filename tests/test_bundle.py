@@ -328,6 +328,83 @@ def test_newest_bundle(tmp_path: Path) -> None:
     assert newest_bundle(str(root)) == root / "b"
 
 
+def made(folder: Path, **files: bytes) -> Path:
+    """A finished folder in the bundle's cache."""
+    source = folder / "cache" / "made"
+    source.mkdir(parents=True)
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    return source
+
+
+def test_a_folder_is_added_and_replaced(folder: Path) -> None:
+    before = Bundle.open(folder)
+    first = before.take_folder(made(folder, a=b"1", b=b"2"), "tensorrt_rtx-fp16")
+    assert Bundle.open(folder) == first
+    assert set(first.files) == {*before.files, "tensorrt_rtx-fp16/a", "tensorrt_rtx-fp16/b"}
+    second = before.take_folder(made(folder, b=b"three"), "tensorrt_rtx-fp16")  # `before` knows nothing of the first
+    assert Bundle.open(folder) == second
+    assert second.files["tensorrt_rtx-fp16/b"].sha256 == hashlib.sha256(b"three").hexdigest()
+    assert set(second.files) == {*before.files, "tensorrt_rtx-fp16/b"}
+    third = second.take_folder(made(folder, c=b"4"), "tensorrt-fp32")
+    assert set(third.files) == {*second.files, "tensorrt-fp32/c"} and Bundle.open(folder) == third
+    assert (third.name, third.graphs, third.created) == (before.name, before.graphs, before.created)
+    assert not (folder / "cache" / "made").exists()
+
+
+def test_adding_a_folder_hashes_only_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, hashed = Bundle.open(folder), []
+    sha256_file = bundle_module.sha256_file
+
+    def note(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr(bundle_module, "sha256_file", note)
+    bundle.take_folder(made(folder, a=b"1", b=b"2"), "added")
+    assert sorted(hashed) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "cache", "manifest.json", "text_encoder.onnx", "a\n"])
+def test_a_folder_needs_a_name_of_its_own(folder: Path, name: str) -> None:
+    bundle, source = Bundle.open(folder), made(folder, a=b"1")
+    with pytest.raises(BundleError, match="cannot have a folder"):
+        bundle.take_folder(source, name)
+    assert Bundle.open(folder) == bundle and source.is_dir()
+
+
+@pytest.mark.parametrize("step", ["rmtree", "rename", "atomic_write_text"])
+def test_stopped_while_it_replaces_a_folder_a_bundle_opens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    bundle = Bundle.open(folder).take_folder(made(folder, a=b"1"), "added")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    source = made(folder, a=b"22")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        where = {"rmtree": bundle_module.shutil, "rename": bundle_module.os}.get(step, bundle_module)
+        patched.setattr(where, step, stop)
+        bundle.take_folder(source, "added")
+    opened = Bundle.open(folder)
+    assert opened.files.get("added/a") == (bundle.files["added/a"] if step == "atomic_write_text" else None)
+    assert set(opened.files) - {"added/a"} == set(bundle.files) - {"added/a"}
+    if not source.exists():
+        source = made(folder, a=b"22")
+    assert opened.take_folder(source, "added").files["added/a"].bytes == 2
+    assert (folder / "added" / "a").read_bytes() == b"22"
+
+
+def test_a_damaged_folder_can_be_left_out_and_made_again(folder: Path) -> None:
+    bundle = Bundle.open(folder).take_folder(made(folder, a=b"1"), "tensorrt-fp32")
+    (folder / "tensorrt-fp32" / "a").write_bytes(b"damaged")
+    refuse(folder, "is damaged: 7 bytes .* build its engines again: glip-export trt .* --fp32 --flavor tensorrt$")
+    sound = Bundle.open(folder, without="tensorrt-fp32")
+    assert set(sound.files) == set(bundle.files) - {"tensorrt-fp32/a"}
+    assert sound.take_folder(made(folder, a=b"1"), "tensorrt-fp32") == bundle == Bundle.open(folder)
+
+
 EXPORT_AND_DIE = """
 import os, signal, sys
 sys.path[:0] = [sys.argv[2]]

@@ -9,13 +9,15 @@ from rich.table import Table
 
 from glip_export.bundle import Bundle
 from glip_export.commands.console import console, megabytes
+from glip_export.commands.engine_table import engine_table
 from glip_export.files import atomic_write_text
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.manifest import manifest_to_json
+from glip_export.trt.engine_set import engine_sets
 
 
 def run(path: Path, json: Path | None) -> None:
-    """Prints the bundle's contents, its hashes checked; writes its manifest's fields as JSON."""
+    """Prints the bundle's contents, its hashes checked; writes its manifest's fields and its engines' as JSON."""
     bundle = Bundle.open(path)
     facts = Table.grid(padding=(0, 2))
     config = bundle.config
@@ -48,6 +50,10 @@ def run(path: Path, json: Path | None) -> None:
             ", ".join(spec.output_names),
         )
     console.print(graphs)
+    sets = engine_sets(bundle)
+    for engines in sets:
+        console.print(engine_table(engines))
     if json is not None:
-        atomic_write_text(json, json_module.dumps(manifest_to_json(bundle), indent=2) + "\n")
+        contents = {**manifest_to_json(bundle), "engines": {engines.folder.name: engines.to_json() for engines in sets}}
+        atomic_write_text(json, json_module.dumps(contents, indent=2) + "\n")
         console.print(f"Wrote {json}")

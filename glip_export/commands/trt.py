@@ -1,0 +1,86 @@
+"""glip-export trt: a bundle to TensorRT engines, after a check of the lower precision on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import json as json_module
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from glip_export.bundle import Bundle
+from glip_export.commands.console import console
+from glip_export.commands.engine_table import engine_table
+from glip_export.errors import BackendError, GlipExportError
+from glip_export.files import atomic_write_text
+from glip_export.graphs.contracts import GRAPHS
+
+if TYPE_CHECKING:
+    from glip_export.parity.precision_check import PrecisionReport
+
+
+def chosen_precision(fp16: bool, bf16: bool, fp32: bool) -> str:
+    """The one that was named, fp16 if none was; raises GlipExportError for several."""
+    named = [word for word, given in (("fp16", fp16), ("bf16", bf16), ("fp32", fp32)) if given]
+    if len(named) > 1:
+        raise GlipExportError(f"one precision a build, not {' and '.join(f'--{word}' for word in named)}")
+    return named[0] if named else "fp16"
+
+
+def run(
+    path: Path,
+    precision: str,
+    flavor: str,
+    deform_conv: str,
+    nms: str,
+    recipe: str | None,
+    check: bool,
+    json: Path | None,
+) -> bool:
+    """Checks, builds what is missing, prints a summary; False, and nothing built, if the check fails."""
+    try:
+        from glip_export.trt.build import plan_build
+    except ImportError as error:
+        raise BackendError(f"building engines needs {error.name}: pip install 'glip-export[export]'") from error
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task(f"reading {path}")
+        plan = plan_build(path, flavor, precision, deform_conv=deform_conv, nms=nms, recipe=recipe)
+        report = None
+        if check and plan.missing and precision != "fp32":
+            progress.update(task, description=f"comparing {precision} with fp32 on the CPU")
+            report = _compare(plan.bundle, precision)
+            _give_memory_back()
+            progress.console.print(f"{precision} against fp32 on the CPU: {report.line()}", soft_wrap=True)
+            if not report.passed:
+                progress.console.print("That is too far off: nothing was built. With --no-check it is built anyway.")
+                return False
+        engines = plan.build(lambda step: progress.update(task, description=step))
+    console.print(engine_table(engines))
+    if engines.built:
+        console.print(f"Built {', '.join(engines.built)} in {engines.folder}", soft_wrap=True)
+    else:
+        console.print(f"Nothing to build: {engines.folder} is of this bundle, recipe and version", soft_wrap=True)
+    if json is not None:
+        facts = {**engines.to_json(), "folder": str(engines.folder), "built": engines.built}
+        facts["check"] = None if report is None else report.line()
+        atomic_write_text(json, json_module.dumps(facts, indent=1) + "\n")
+        console.print(f"Wrote {json}", soft_wrap=True)
+    return True
+
+
+def _compare(bundle: Bundle, precision: str) -> PrecisionReport:
+    import onnx_ir
+
+    from glip_export.graphs.precision import convert
+    from glip_export.parity.precision_check import check_precision
+
+    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in GRAPHS.items()}
+    return check_precision(bundle, graphs)
+
+
+def _give_memory_back() -> None:
+    """Has the C library return what the comparison freed, which is gigabytes, before builders need it."""
+    with suppress(OSError, AttributeError):  # not Linux, or another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
