@@ -98,7 +98,7 @@ def test_without_the_packages_the_pip_line_is_named(
     if module == "cuda.pathfinder":
         request.getfixturevalue("installed")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(BackendError, match=r"pip install 'glip-export\[trt\]'"):
+    with pytest.raises(BackendError, match=r"pip install 'glip-export\[cuda\]'"):
         compile_cubin((8, 0))
 
 
@@ -106,7 +106,7 @@ def test_without_headers_the_pip_line_is_named(
     installed: Any, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cuda.pathfinder.find_nvidia_header_directory", lambda _: None)
-    with pytest.raises(BackendError, match=r"cuda_fp16.h is not installed: pip install 'glip-export\[trt\]'"):
+    with pytest.raises(BackendError, match=r"cuda_fp16.h is not installed: pip install 'glip-export\[cuda\]'"):
         compile_cubin((8, 0))
 
 

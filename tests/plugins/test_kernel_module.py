@@ -170,7 +170,7 @@ def test_no_driver_is_one_line(driver: FakeDriver) -> None:
 
 def test_no_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(BackendError, match=r"pip install 'glip-export\[trt\]'"):
+    with pytest.raises(BackendError, match=r"pip install 'glip-export\[cuda\]'"):
         KernelModule.current()
 
 
