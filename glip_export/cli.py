@@ -118,7 +118,8 @@ def trt(
     """Build a bundle's three TensorRT engines; those that have not changed stay.
 
     With --deform-conv gridsample --nms host the engines need no plugin. An engine takes the sizes that its recipe
-    names: copy engines/glip_t.yaml for your own. Exits with 1 if the check fails.
+    names: copy engines/glip_t.yaml for your own. The check warns of a precision that finds too little; if it finds a
+    graph broken, nothing is built and the exit code is 1.
 
     Example: glip-export trt engines/glip_tiny --fp16
     """

@@ -331,6 +331,18 @@ def test_trt_builds_nothing_if_the_check_fails(glip_export, tmp_path: Path, tiny
     assert glip_export("trt", "tiny", "--no-check")[0] == 0 and len(pretend.asked) == 3
 
 
+def test_trt_warns_of_a_precision_that_finds_too_little(
+    glip_export, tmp_path: Path, tiny_bundle: Path, monkeypatch
+) -> None:
+    from glip_export.parity import recall
+
+    pretend = Pretend(monkeypatch)
+    monkeypatch.setattr(recall.RecallDiff, "recall", property(lambda diff: 0.9))
+    shutil.copytree(tiny_bundle, tmp_path / "tiny")
+    code, out, _ = glip_export("trt", "tiny")
+    assert code == 0 and "Less than 95% is found again" in out and len(pretend.asked) == 3
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

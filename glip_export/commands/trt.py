@@ -16,6 +16,9 @@ from glip_export.commands.engine_table import engine_table
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.files import atomic_write_text
 from glip_export.graphs.contracts import GRAPHS
+from glip_export.parity.recall import SHARE
+
+BROKEN = 0.5  # of the clear detections; where fewer come back it is no matter of rounding
 
 if TYPE_CHECKING:
     from glip_export.parity.precision_check import PrecisionReport
@@ -39,7 +42,7 @@ def run(
     check: bool,
     json: Path | None,
 ) -> bool:
-    """Checks, builds what is missing, prints a summary; False, and nothing built, if the check fails."""
+    """Checks, builds what is missing, prints a summary; False, and nothing built, if the check finds a broken graph."""
     try:
         from glip_export.trt.build import plan_build
     except ImportError as error:
@@ -53,9 +56,14 @@ def run(
             report = _compare(plan.bundle, precision)
             _give_memory_back()
             progress.console.print(f"{precision} against fp32 on the CPU: {report.line()}", soft_wrap=True)
-            if not report.passed:
+            if report.nonfinite or report.recall.recall < BROKEN:
                 progress.console.print("That is too far off: nothing was built. With --no-check it is built anyway.")
                 return False
+            if not report.passed:
+                progress.console.print(
+                    f"[yellow]Less than {SHARE:.0%} is found again[/]: compare on your own pictures before you use it.",
+                    soft_wrap=True,
+                )
         engines = plan.build(lambda step: progress.update(task, description=step))
     console.print(engine_table(engines))
     if engines.built:
