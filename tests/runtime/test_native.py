@@ -94,12 +94,12 @@ def test_in_bf16_the_mean_of_alike_rows_is_exact(kernels: Kernels) -> None:
 def dyconv_parameters(kernels: Kernels, block: DyConv, bf16: bool) -> list[np.ndarray]:
     arrays: list[np.ndarray] = []
     for layer in block.DyConv:
-        packed = kernels.pack_conv(layer.conv.weight.detach().numpy(), bf16)
+        packed = kernels.pack_deform_conv(layer.conv.weight.detach().numpy(), bf16)
         arrays += [packed, *(p.detach().numpy() for p in (layer.conv.bias, layer.bn.weight, layer.bn.bias))]
     layers = (block.AttnConv[1], block.relu.fc[0], block.relu.fc[2])
     arrays += [p.detach().numpy() for layer in layers for p in (layer.weight, layer.bias)]
     weight, bias = (p.detach().numpy() for p in (block.offset.weight, block.offset.bias))
-    return [*arrays, kernels.pack_conv(weight, False), kernels.pad_bias(bias)]
+    return [*arrays, *kernels.pack_offset_conv(weight, bias)]
 
 
 def run_dyconv(

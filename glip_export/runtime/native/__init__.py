@@ -25,6 +25,7 @@ SOURCES = ("vector.hpp", "product.hpp", "mlp.cpp", "dyconv.cpp", "bi_attention.c
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 300
+OFFSET_COLUMNS = 32  # kNarrow in dyconv.cpp
 
 Bytes = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -72,15 +73,19 @@ class Kernels:
             _pointer(sizes), _pointer(x), *(_pointer(array) for array in arrays), int(bf16), int(threads)
         )
 
-    def pack_conv(self, weight: F32, bf16: bool) -> Bytes:
-        """A 3x3 convolution's weight (O, C, 3, 3), packed."""
+    def pack_deform_conv(self, weight: F32, bf16: bool) -> Bytes:
+        """A deformable convolution's weight (C, C, 3, 3), packed."""
         weight = np.ascontiguousarray(weight)
-        out, channels = weight.shape[:2]
-        packed = np.empty(self.padded(out) * channels * 9 * (2 if bf16 else 4), np.uint8)
-        self._library.glip_conv_pack(
-            _pointer(weight), ctypes.c_int64(out), ctypes.c_int64(channels), int(bf16), _pointer(packed)
-        )
+        packed = np.empty(weight.size * (2 if bf16 else 4), np.uint8)
+        self._library.glip_deform_conv_pack(_pointer(weight), ctypes.c_int64(len(weight)), int(bf16), _pointer(packed))
         return packed
+
+    def pack_offset_conv(self, weight: F32, bias: F32) -> tuple[Bytes, F32]:
+        """An offset convolution's weight (27, C, 3, 3), packed, and its bias (27,), padded."""
+        weight = np.ascontiguousarray(weight)
+        packed = np.empty(9 * weight.shape[1] * OFFSET_COLUMNS * 4, np.uint8)
+        self._library.glip_offset_conv_pack(_pointer(weight), ctypes.c_int64(weight.shape[1]), _pointer(packed))
+        return packed, np.pad(bias, (0, OFFSET_COLUMNS - len(bias)))
 
     def dyconv(
         self,

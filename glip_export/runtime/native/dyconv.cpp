@@ -15,6 +15,7 @@ namespace {
 constexpr int kTaps = 9;
 constexpr int kOffsets = 2 * kTaps;
 constexpr int kPredicted = 3 * kTaps;  // of each position: offsets and masks
+constexpr int kNarrow = 32;            // a panel for those
 
 struct Map {
     int64_t height, width;
@@ -57,7 +58,7 @@ void gather(const float* pixels, int64_t channels, const Corners& corners, T* sa
 struct Parameters {
     int64_t channels, groups;
     const void* weight[3];                                  // packed, of DyConv 0..2
-    const float *offset_weight, *offset_bias;               // packed, and padded to kPanel
+    const float *offset_weight, *offset_bias;               // packed, and padded, to kNarrow
     const float *bias[3], *norm_weight[3], *norm_bias[3];   // (C)
     float epsilon[3];
     const float *attention_weight, *attention_bias;         // (C), (1)
@@ -115,12 +116,13 @@ void convolve_tile(const Parameters& p, const Convolution& conv, int64_t tile, T
 }
 
 // The offset convolution, an ordinary one and always fp32: offsets and masks as planes (27, H*W), as the original keeps
-// them in memory. samples (kTile, C), sums (kTile, columns).
+// them in memory. samples (kTile, C), sums (kTile, kNarrow).
 void predict_tile(const Parameters& p, const Map& map, const float* pixels, int64_t tile, float* samples, float* sums,
                   float* planes) {
     const int64_t first = tile * kTile, count = std::min<int64_t>(kTile, map.size() - first), channels = p.channels;
-    constexpr int64_t columns = (kPredicted + kPanel - 1) / kPanel * kPanel;
-    for (int64_t i = 0; i < kTile; ++i) std::memcpy(sums + i * columns, p.offset_bias, columns * sizeof(float));
+    constexpr int rows = kLanes == 16 ? 12 : 3;  // with so few columns, more rows fill the registers
+    static_assert(kPredicted <= kNarrow && kTile % rows == 0, "a tile is whole calls");
+    for (int64_t i = 0; i < kTile; ++i) std::memcpy(sums + i * kNarrow, p.offset_bias, kNarrow * sizeof(float));
     for (int64_t tap = 0; tap < kTaps; ++tap) {
         for (int64_t i = 0; i < count; ++i) {
             const int64_t row = (first + i) / map.width + tap / 3 - 1, column = (first + i) % map.width + tap % 3 - 1;
@@ -131,15 +133,14 @@ void predict_tile(const Parameters& p, const Map& map, const float* pixels, int6
             else
                 std::memset(sample, 0, channels * sizeof(float));
         }
-        const float* weights = p.offset_weight + tap * channels * columns;
-        for (int64_t panel = 0; panel < columns; panel += kPanel)
-            for (int64_t i = 0; i < count; i += kRows)
-                multiply(samples + i * channels, channels, weights + panel * channels, sums + i * columns + panel,
-                         columns, channels);
+        for (int64_t i = 0; i < count; i += rows)
+            multiply<rows, kNarrow / kLanes>(samples + i * channels, channels,
+                                             p.offset_weight + tap * channels * kNarrow, sums + i * kNarrow, kNarrow,
+                                             channels);
     }
     for (int64_t plane = 0; plane < kPredicted; ++plane)
         for (int64_t i = 0; i < count; ++i) {
-            const float value = sums[i * columns + plane];
+            const float value = sums[i * kNarrow + plane];
             planes[plane * map.size() + first + i] = plane < kOffsets ? value : 1.f / (1.f + std::exp(-value));
         }
 }
@@ -341,7 +342,6 @@ void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vec
     thread_local Scratch<float> floats;
     thread_local Scratch<T> operands;
     const int64_t count = int64_t(maps.size()), channels = p.channels;
-    constexpr int64_t predicted_columns = (kPredicted + kPanel - 1) / kPanel * kPanel;
 
     std::vector<Level> levels(count);
     int64_t total = 0;
@@ -369,7 +369,7 @@ void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vec
         predicted[l] = reserve(maps[l].size() * kPredicted);
         means[l] = reserve(maps[l].padded() / kTile * channels);
     }
-    const int64_t own = kTile * (channels + predicted_columns), scratch = reserve(threads * own);
+    const int64_t own = kTile * (channels + kNarrow), scratch = reserve(threads * own);
     float* const memory = floats.at_least(total);
     T* const samples = operands.at_least(threads * kTile * channels);
     const auto pixels_of = [&](int64_t l) { return planes_in ? memory + pixels[l] : features[l]; };
@@ -413,15 +413,15 @@ void run_block(const Parameters& p, const std::vector<Map>& maps, const std::vec
               [&](int64_t l, int64_t tile, int) { write_tile(p, levels[l], tile, planes_out, out[l]); });
 }
 
-template <typename T>
+template <typename T, int Panel = kPanel>
 void pack(const float* weight, int64_t out_channels, int64_t channels, T* packed) {
-    const int64_t columns = round_up(out_channels, kPanel);
+    const int64_t columns = round_up(out_channels, Panel);
     std::memset(static_cast<void*>(packed), 0, kTaps * channels * columns * sizeof(T));
     for (int64_t out = 0; out < out_channels; ++out)
         for (int64_t row = 0; row < channels; ++row)
             for (int64_t tap = 0; tap < kTaps; ++tap) {
                 const float value = weight[(out * channels + row) * kTaps + tap];
-                T& to = packed[tap * channels * columns + packed_index<T>(channels, row, out)];
+                T& to = packed[tap * channels * columns + packed_index<T, Panel>(channels, row, out)];
                 if constexpr (sizeof(T) == 2) to = to_bf16(value); else to = value;
             }
 }
@@ -431,19 +431,24 @@ void pack(const float* weight, int64_t out_channels, int64_t channels, T* packed
 
 extern "C" {
 
-// weight (O, C, 3, 3) f32 -> packed, O rounded up to glip_panel, 4 bytes a value or in bf16 two.
-void glip_conv_pack(const float* weight, int64_t out_channels, int64_t channels, int bf16, void* packed) {
+// weight (C, C, 3, 3) f32 -> 9*C*C packed values of 4 bytes, or of 2 in bf16.
+void glip_deform_conv_pack(const float* weight, int64_t channels, int bf16, void* packed) {
     if (bf16)
-        glip::pack(weight, out_channels, channels, static_cast<uint16_t*>(packed));
+        glip::pack(weight, channels, channels, static_cast<uint16_t*>(packed));
     else
-        glip::pack(weight, out_channels, channels, static_cast<float*>(packed));
+        glip::pack(weight, channels, channels, static_cast<float*>(packed));
+}
+
+// weight (27, C, 3, 3) f32 -> 9*C*32 packed values.
+void glip_offset_conv_pack(const float* weight, int64_t channels, float* packed) {
+    glip::pack<float, glip::kNarrow>(weight, glip::kPredicted, channels, packed);
 }
 
 // sizes: batch, C, groups, levels, whether the features are planes, whether the results are, then H, W of each level.
 // features, out: of each level f32 planes (B, C, H, W), or all levels' positions in one array (B, N, C), of which the
 // first pointer counts. parameters: of DyConv 0, 1, 2 each its packed weights, bias, GroupNorm weight and bias, then
 // AttnConv's weight and bias, then DyReLU's two layers' weights and biases, then the offset convolution's weights,
-// packed in fp32, and its bias, padded. epsilon: of the three GroupNorms. C is a multiple of glip_panel and of groups.
+// packed, and its bias, padded to 32. epsilon: of the three GroupNorms. C is a multiple of glip_panel and of groups.
 // bf16, for the deformable convolutions, only where glip_has_bf16.
 void glip_dyconv(const int64_t* sizes, const float* const* features, float* const* out, const void* const* parameters,
                  const float* epsilon, int bf16, int threads) {

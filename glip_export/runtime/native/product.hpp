@@ -29,28 +29,29 @@ inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1)
 
 // Where element (row, column) of a matrix lies once packed: panels of kPanel columns, all rows of one panel together,
 // bf16 rows in pairs as the instruction reads them.
-template <typename T>
+template <typename T, int Panel = kPanel>
 int64_t packed_index(int64_t rows, int64_t row, int64_t column) {
     constexpr int64_t pair = sizeof(T) == 2 ? 2 : 1;
-    return (column / kPanel * rows + row / pair * pair) * kPanel + column % kPanel * pair + row % pair;
+    return (column / Panel * rows + row / pair * pair) * Panel + column % Panel * pair + row % pair;
 }
 
-// sums (kRows, kPanel) += rows (kRows, depth) times one panel (depth, kPanel); strides count elements.
+// sums (Rows, Vectors) += rows (Rows, depth) times one panel (depth, Vectors); strides count elements.
+template <int Rows = kRows, int Vectors = kVectors>
 inline void multiply(const float* rows, int64_t row_stride, const float* panel, float* sums, int64_t sum_stride,
                      int64_t depth) {
-    Vector sum[kRows][kVectors];
-    for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = load(sums + r * sum_stride + v * kLanes);
+    Vector sum[Rows][Vectors];
+    for (int r = 0; r < Rows; ++r)
+        for (int v = 0; v < Vectors; ++v) sum[r][v] = load(sums + r * sum_stride + v * kLanes);
     for (int64_t k = 0; k < depth; ++k) {
-        Vector weight[kVectors];
-        for (int v = 0; v < kVectors; ++v) weight[v] = load(panel + k * kPanel + v * kLanes);
-        for (int r = 0; r < kRows; ++r) {
+        Vector weight[Vectors];
+        for (int v = 0; v < Vectors; ++v) weight[v] = load(panel + (k * Vectors + v) * kLanes);
+        for (int r = 0; r < Rows; ++r) {
             const float value = rows[r * row_stride + k];
-            for (int v = 0; v < kVectors; ++v) sum[r][v] += value * weight[v];
+            for (int v = 0; v < Vectors; ++v) sum[r][v] += value * weight[v];
         }
     }
-    for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kVectors; ++v) store(sums + r * sum_stride + v * kLanes, sum[r][v]);
+    for (int r = 0; r < Rows; ++r)
+        for (int v = 0; v < Vectors; ++v) store(sums + r * sum_stride + v * kLanes, sum[r][v]);
 }
 
 #ifdef __AVX512BF16__
