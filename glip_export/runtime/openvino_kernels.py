@@ -1,8 +1,8 @@
 """Our own CPU kernels in OpenVINO's graphs, each in place of a whole module of the model.
 
-OpenVINO's deformable convolution is two thirds of the fusion head at a short prompt, always in fp32; the bi-attention's
-scores are its largest arrays at a long one. So DyConv blocks and bi-attentions run in kernels of ours. In bf16 the MLPs
-of Swin do too, with what rounding the weights cost given back, and the last two DyConv blocks are in bf16.
+OpenVINO's deformable convolution is two thirds of the fusion head at a short prompt, always in fp32; at a long one the
+bi-attention's scores are its largest arrays. So DyConv blocks and bi-attentions run in kernels of ours. In bf16 the
+MLPs of Swin do too, with what rounding the weights cost given back, and the last two DyConv blocks are in bf16.
 
 Measured on GLIP-T with random weights, whose scores lie so close that little noise reorders them: clear detections found
 again at 800x1216 (of 106) and at half that size (of 296).
@@ -15,9 +15,9 @@ again at 800x1216 (of 106) and at half that size (of 296).
 | the last 4 DyConv blocks | 101 | 291 |
 | MLPs and the last 4 DyConv blocks | 98 | 288 |
 
-Of a single DyConv block in bf16 the scores' error falls from 0.004 in the first to 0.0003 in the last. Also not in bf16:
-Swin's queries, keys and values (5 % of the backbone's time), its projections (95 % found again) and patch merging (93 %),
-and the bi-attention. OpenVINO's own bf16 rounds everything between two products too: 90 % on the small oracle.
+Of a single DyConv block in bf16 the scores' error falls from 0.004 in the first to 0.0003 in the last. Also not in
+bf16: Swin's queries, keys and values (5 % of the backbone's time), its projections (95 % found again) and patch merging
+(93 %), and the bi-attention. OpenVINO's own bf16 rounds everything between two products too: 90 % on the small oracle.
 """
 
 from __future__ import annotations
