@@ -4,8 +4,8 @@ OpenVINO's deformable convolution is two thirds of the fusion head at a short pr
 bi-attention's scores are its largest arrays. So DyConv blocks and bi-attentions run in kernels of ours. In bf16 the
 MLPs of Swin do too, with what rounding the weights cost given back, and the last two DyConv blocks are in bf16.
 
-Measured on GLIP-T with random weights, whose scores lie so close that little noise reorders them: clear detections found
-again at 800x1216 (of 106) and at half that size (of 296).
+Measured on GLIP-T with random weights, whose scores lie so close that little noise reorders them: clear detections
+found again at 800x1216 (of 106) and at half that size (of 296).
 
 | in bf16 | 800x1216 | half |
 |---|---|---|
