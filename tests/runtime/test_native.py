@@ -145,9 +145,9 @@ def test_dyconv(kernels: Kernels, offsets: float, sizes: tuple[tuple[int, int], 
             for threads, maps in ((1, (True, True)), (3, (True, True)), (2, (False, True))):
                 got = run_dyconv(kernels, block, features, bf16, threads, maps)
                 for out, want in zip(got, expected, strict=True):
-                    # Offsets are rounded in proportion to their size, and a level of few positions, whose statistics
-                    # GroupNorm takes of a few numbers, shows every rounding more.
-                    far = 1 + min(offsets, 40) if want[0, 0].numel() > 16 else 5 + min(offsets, 40)
+                    # Offsets are rounded in proportion to their size; with the largest hardly a sample is inside, and
+                    # GroupNorm divides by next to nothing. A level of few positions shows every rounding more.
+                    far = 1 + offsets if want[0, 0].numel() > 16 else 5 + offsets
                     assert_near(out, want, tolerance * (far if not bf16 else min(far, 5)))
 
 
