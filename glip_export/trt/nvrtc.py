@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.files import atomic_write_bytes
+from glip_export.files import atomic_write_bytes, user_cache
 
 INSTALL = "pip install 'glip-export[cuda]'"
 
@@ -30,13 +29,16 @@ def compile_cubin(compute_capability: tuple[int, int]) -> bytes:
     architecture = f"sm_{compute_capability[0]}{compute_capability[1]}"
     folder = kernel_sources()
     key = _key(folder, architecture, f"{major}.{minor}")
-    cached = _cache_folder() / f"{architecture}-{key}.cubin"
+    cache = user_cache("kernels")
+    if cache is None:  # where a home is read-only, each start compiles anew
+        return _compile(nvrtc, folder, architecture, f"{major}.{minor}")
+    cached = cache / f"{architecture}-{key}.cubin"
     with contextlib.suppress(OSError):
         data = cached.read_bytes()
         if data.startswith(_ELF):
             return data
     cubin = _compile(nvrtc, folder, architecture, f"{major}.{minor}")
-    with contextlib.suppress(GlipExportError, OSError):  # where a home is read-only, each start compiles anew
+    with contextlib.suppress(GlipExportError, OSError):  # a full disk
         atomic_write_bytes(cached, cubin)
     return cubin
 
@@ -84,11 +86,6 @@ def _key(folder: Path, architecture: str, version: str) -> str:
         if path.suffix in (".cu", ".cuh"):
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root) / "glip-export" / "kernels"
 
 
 def _import_nvrtc() -> Any:
