@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import glip_export
 from glip_export.bench.job import Job
 from glip_export.errors import BackendError
+from glip_export.processes import child_environment
 
 GOODBYE = 20.0  # seconds a worker has to end by itself
 
@@ -33,7 +31,7 @@ class WorkerProcess:
             stderr=self._stderr,
             text=True,
             encoding="utf-8",
-            env=_environment(),
+            env=child_environment(),
         )
 
     def __enter__(self) -> WorkerProcess:
@@ -100,10 +98,3 @@ class BackendProcess(WorkerProcess):
     def count_with_torch(self) -> float:
         """10^9 multiply-adds a picture, for backend torch."""
         return self.ask("count_with_torch")
-
-
-def _environment() -> dict[str, str]:
-    """With this very package on the path, installed or not."""
-    package = str(Path(glip_export.__file__).resolve().parent.parent)
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glip_export.bundle import installed_versions
+from glip_export.processes import usable_cores
 
 PACKAGES = (
     "cuda-bindings", "glip-export", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx",
@@ -29,13 +30,6 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": installed_versions(*PACKAGES),
     }
-
-
-def usable_cores() -> int:
-    """CPUs this process may run on: fewer than the machine has in many containers."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

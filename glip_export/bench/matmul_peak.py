@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from glip_export.bench.machine import usable_cores
+from glip_export.processes import usable_cores
 
 SIZES = (1024, 2048)  # square; libraries peak at different ones
 BLOCK = 0.05  # seconds of products timed as one: a single one may fall into a burst of clock speed

@@ -8,12 +8,13 @@ from typing import Any
 
 from glip_export.bench.agreement import Agreement, agree
 from glip_export.bench.job import PLAIN, Job
-from glip_export.bench.machine import describe_machine, usable_cores
+from glip_export.bench.machine import describe_machine
 from glip_export.bench.measure import Measurement
 from glip_export.bench.stages import STAGES, summarize
 from glip_export.bundle import MANIFEST, Bundle
 from glip_export.files import sha256_file
 from glip_export.graphs.contracts import GRAPHS
+from glip_export.processes import usable_cores
 
 FLOP_A_GMAC = 2.0  # GFLOP
 

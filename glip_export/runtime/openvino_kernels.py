@@ -67,10 +67,10 @@ class _KernelOp(Op):
 
 
 class MlpOp(_KernelOp):
-    """x (..., C), then of the two layers the packed weight and padded bias -> (..., width)."""
+    """In bf16: x (..., C), then of the two layers the packed weight and padded bias -> (..., width)."""
 
     class_type_info = openvino.DiscreteTypeInfo("GlipMlp", "glip")
-    attributes: ClassVar = {"width": 0, "bf16": 0, "threads": 1}
+    attributes: ClassVar = {"width": 0, "threads": 1}
 
     def validate_and_infer_types(self) -> None:
         *rows, _ = self.get_input_partial_shape(0)
@@ -84,8 +84,8 @@ class MlpOp(_KernelOp):
             (layers[0], layers[1]),
             (layers[2], layers[3]),
             outputs[0].data,
-            bool(self._attributes["bf16"]),
-            int(self._attributes["threads"]),
+            bf16=True,
+            threads=int(self._attributes["threads"]),
         )
         return True
 
@@ -158,7 +158,7 @@ class BiAttentionOp(_KernelOp):
     """image (B, N, C), keys, bias and values of the text, the image's mask -> to_text (B, h*T, C), to_image."""
 
     class_type_info = openvino.DiscreteTypeInfo("GlipBiAttention", "glip")
-    attributes: ClassVar = {"low": 0.0, "high": 0.0, "bf16": 0, "threads": 1}
+    attributes: ClassVar = {"low": 0.0, "high": 0.0, "threads": 1}
 
     def validate_and_infer_types(self) -> None:
         self.set_output_size(2)
@@ -176,8 +176,8 @@ class BiAttentionOp(_KernelOp):
             (self._attributes["low"], self._attributes["high"]),
             outputs[0].data,
             outputs[1].data,
-            bool(self._attributes["bf16"]),
-            int(self._attributes["threads"]),
+            bf16=False,
+            threads=int(self._attributes["threads"]),
         )
         return True
 
@@ -215,13 +215,13 @@ def _mlp_op(kernels: Kernels, module: MlpModule, values: dict[str, Any], threads
         for array in (kernels.pack_linear(layer.weight, bf16=True), kernels.pad_bias(layer.bias))
     ]
     width = len(module.last.bias)
-    return MlpOp([values[module.input], *_outputs(constants)], width=width, bf16=1, threads=threads)
+    return MlpOp([values[module.input], *_outputs(constants)], width=width, threads=threads)
 
 
 def _bi_attention_op(module: BiAttentionModule, values: dict[str, Any], threads: int) -> BiAttentionOp:
     names = (module.image, module.keys, module.bias, module.values, module.mask)
     limits = {"low": module.low, "high": module.high}
-    return BiAttentionOp([values[name] for name in names], **limits, bf16=0, threads=threads)
+    return BiAttentionOp([values[name] for name in names], **limits, threads=threads)
 
 
 def _dyconv_op(kernels: Kernels, module: DyConvModule, values: dict[str, Any], bf16: bool, threads: int) -> DyConvOp:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.files import user_cache
 from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.processes import usable_cores
 from glip_export.runtime.cache import graphs_key
 from glip_export.runtime.native import Kernels, load_kernels
 from glip_export.runtime.openvino_kernels import OPERATORS, use_kernels
@@ -71,7 +71,7 @@ class OpenVinoSession(GraphSession):
         folder = _cache_folder(bundle, kernels) if cache else None
         if folder is not None:
             options["CACHE_DIR"] = str(folder)
-        kernel_threads = 1 if hint == "throughput" else threads or _usable_cores()
+        kernel_threads = 1 if hint == "throughput" else threads or usable_cores()
         self._models = {
             name: self._compile(bundle, name, kernels, precision == "bf16", kernel_threads, options) for name in GRAPHS
         }
@@ -128,10 +128,6 @@ def _kernels(precision: str) -> Kernels | None:
     if precision == "bf16" and not kernels.has_bf16:
         raise BackendError("this CPU has no bf16 (it takes AVX512-BF16): use the backend openvino, in fp32")
     return kernels
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _deform_conv(node: Any) -> list[Any]:

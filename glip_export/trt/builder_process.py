@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import glip_export
 from glip_export.errors import BackendError
+from glip_export.processes import child_environment
 from glip_export.trt.builder import Job
 
 
 def run_builder(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
     """Has a process of its own build one engine; its facts. Raises BackendError with its words, or how it ended."""
-    package = str(Path(glip_export.__file__).resolve().parent.parent)
-    paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "glip_export.trt.builder"],
@@ -30,7 +26,7 @@ def run_builder(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
             stderr=stderr,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": paths},
+            env=child_environment(),
         )
         try:
             answer = _converse(process, job, say)

@@ -1,6 +1,7 @@
 """The CPU kernels of this folder, compiled once for the very machine they run on.
 
-They are worth a compiler: a deformable convolution takes half the time of OpenVINO's own, in bf16 a quarter.
+They are worth a compiler: with them GLIP-T's fusion head takes 0.8 s on two cores where OpenVINO's own operators take
+1.15 s (800x1216, 11 tokens, fp32).
 """
 
 from __future__ import annotations
