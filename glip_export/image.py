@@ -86,18 +86,39 @@ def preprocess(images: Sequence[U8], config: ImageConfig, fixed_size: tuple[int,
     """
     if not images:
         raise ImageError("no picture was given")
-    sizes = np.array(
-        [_fit(resize_shape(image.shape[0], image.shape[1], config), fixed_size) for image in images], np.int64
-    )
-    if fixed_size is None:
-        divisor = config.size_divisor
-        height, width = (-(-int(side) // divisor) * divisor for side in sizes.max(axis=0))
-    else:
-        height, width = fixed_size
-    batch = np.zeros((len(images), 3, height, width), np.float32)
-    for image, (h, w), out in zip(images, sizes.tolist(), batch, strict=True):
-        _normalize(_resize(image, h, w), config, out[:, :h, :w])
-    return ImageBatch(batch, sizes, np.array([image.shape[:2] for image in images], np.int64))
+    originals = [(image.shape[0], image.shape[1]) for image in images]
+    return pad([resize(image, config, fixed_size) for image in images], originals, config, fixed_size)
+
+
+def resize(image: U8, config: ImageConfig, fixed_size: tuple[int, int] | None = None) -> U8:
+    """uint8 RGB (H, W, 3) -> the network's size (h, w, 3), still uint8: the first half of `preprocess`."""
+    height, width = _fit(resize_shape(image.shape[0], image.shape[1], config), fixed_size)
+    return _resize(image, height, width)
+
+
+def padded_shape(
+    resized: Sequence[tuple[int, int]], config: ImageConfig, fixed_size: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """(H, W) that a batch of resized pictures (h, w) is padded to."""
+    if fixed_size is not None:
+        return fixed_size
+    divisor = config.size_divisor
+    height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*resized, strict=True))
+    return height, width
+
+
+def pad(
+    resized: Sequence[U8],
+    originals: Sequence[tuple[int, int]],
+    config: ImageConfig,
+    fixed_size: tuple[int, int] | None = None,
+) -> ImageBatch:
+    """Resized pictures, and the sizes (h, w) they had before, as one batch: the second half of `preprocess`."""
+    sizes = [(image.shape[0], image.shape[1]) for image in resized]
+    batch = np.zeros((len(resized), 3, *padded_shape(sizes, config, fixed_size)), np.float32)
+    for image, (h, w), out in zip(resized, sizes, batch, strict=True):
+        _normalize(image, config, out[:, :h, :w])
+    return ImageBatch(batch, np.array(sizes, np.int64), np.array(originals, np.int64))
 
 
 def restore_boxes(boxes: F32, resized: tuple[int, int], original: tuple[int, int]) -> F32:

@@ -79,7 +79,7 @@ class Detector:
         if batch_size is not None and batch_size < 1:
             raise GlipExportError(f"batch_size is {batch_size}; it is 1 or more")
         prompt = Prompt.of(prompt)
-        chunks = self._chunks(prompt, chunk)  # a prompt that cannot be used is told before any picture is read
+        chunks = self.chunks(prompt, chunk)  # a prompt that cannot be used is told before any picture is read
         size = batch_size or max(len(images), 1)
         batches = [images[start : start + size] for start in range(0, len(images), size)]
         results: list[Detections] = []
@@ -102,7 +102,23 @@ class Detector:
     ) -> list[Detections]:
         """As `detect`, on pictures that were encoded before."""
         prompt = Prompt.of(prompt)
-        return self._detect_chunks(encoded, prompt, self._chunks(prompt, chunk))
+        return self._detect_chunks(encoded, prompt, self.chunks(prompt, chunk))
+
+    def chunks(self, prompt: Prompt, chunk: int | None = None) -> tuple[TokenizedChunk, ...]:
+        """The prompt as captions that the text encoder holds, chunk names in each; None takes the configuration's."""
+        text = self.config.text
+        names_a_caption = self.config.detection.chunk if chunk is None else chunk
+        return prompt.chunks(text.max_query_len, text.separator, names_a_caption)
+
+    def encode_text(self, chunk: TokenizedChunk) -> F32:
+        """Text features (1, T, L) of a caption, from the cache if it was used lately."""
+        if chunk.caption not in self._text:
+            input_ids = chunk.input_ids[None]
+            self._text[chunk.caption] = self.session.text_encoder(input_ids, np.ones_like(input_ids))
+            if len(self._text) > TEXT_CACHE_SIZE:
+                self._text.popitem(last=False)
+        self._text.move_to_end(chunk.caption)
+        return self._text[chunk.caption]
 
     def _preprocess(self, images: Sequence[Picture]) -> ImageBatch:
         return preprocess([load_image(image) for image in images], self.config.image, self.image_size)
@@ -116,11 +132,6 @@ class Detector:
         prefetch(batch.images)
         return batch
 
-    def _chunks(self, prompt: Prompt, chunk: int | None) -> tuple[TokenizedChunk, ...]:
-        text = self.config.text
-        names_a_caption = self.config.detection.chunk if chunk is None else chunk
-        return prompt.chunks(text.max_query_len, text.separator, names_a_caption)
-
     def _detect_chunks(
         self, encoded: EncodedImages, prompt: Prompt, chunks: tuple[TokenizedChunk, ...]
     ) -> list[Detections]:
@@ -133,37 +144,32 @@ class Detector:
 
     def _detect_chunk(self, encoded: EncodedImages, chunk: TokenizedChunk, names: tuple[str, ...]) -> list[Detections]:
         batch = len(encoded.sizes)
-        boxes, scores, labels, count = self.session.fusion_head(
+        found = self.session.fusion_head(
             encoded.features,
-            np.repeat(self._encode_text(chunk), batch, axis=0),
+            np.repeat(self.encode_text(chunk), batch, axis=0),
             np.ones((batch, len(chunk.input_ids)), np.int64),
             np.repeat(class_map(chunk, self.config.detection.score_agg)[None], batch, axis=0),
             encoded.sizes,
         )
-        results = []
-        for image in range(batch):
-            n = int(count[image])
-            resized, original = _pair(encoded.sizes[image]), _pair(encoded.originals[image])
-            results.append(
-                Detections(
-                    boxes=restore_boxes(boxes[image, :n], resized, original),
-                    scores=scores[image, :n],
-                    labels=labels[image, :n],
-                    classes=names,
-                    image_size=original,
-                )
-            )
-        return results
+        return [
+            picture_detections(found, image, encoded.sizes[image], encoded.originals[image], names)
+            for image in range(batch)
+        ]
 
-    def _encode_text(self, chunk: TokenizedChunk) -> F32:
-        """Text features (1, T, L) of a caption, from the cache if it was used lately."""
-        if chunk.caption not in self._text:
-            input_ids = chunk.input_ids[None]
-            self._text[chunk.caption] = self.session.text_encoder(input_ids, np.ones_like(input_ids))
-            if len(self._text) > TEXT_CACHE_SIZE:
-                self._text.popitem(last=False)
-        self._text.move_to_end(chunk.caption)
-        return self._text[chunk.caption]
+
+def picture_detections(
+    found: tuple[F32, F32, I64, I64], row: int, resized: I64, original: I64, names: tuple[str, ...]
+) -> Detections:
+    """One row of what the fusion head gave (boxes, scores, labels, count), in the pixels of the picture as given."""
+    boxes, scores, labels, count = found
+    n = int(count[row])
+    return Detections(
+        boxes=restore_boxes(boxes[row, :n], _pair(resized), _pair(original)),
+        scores=scores[row, :n],
+        labels=labels[row, :n],
+        classes=names,
+        image_size=_pair(original),
+    )
 
 
 def _pair(size: I64) -> tuple[int, int]:

@@ -1,0 +1,333 @@
+"""Many (picture, prompt) requests at once, each answered as the Detector answers it for that picture ALONE.
+
+Padding changes GLIP's results, so pictures share a run of the backbone only where their own padded sizes are equal.
+Prompts share a run of the fusion head whatever their length: padded tokens are masked, and the columns of class_map
+that pad a shorter list of names score 0. A session that takes the rows of a batch in turn (on a CPU) is given one
+request after another, which costs no padding and answers the first sooner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from glip_export.detections import Detections, concatenate
+from glip_export.errors import BackendError, GlipExportError
+from glip_export.image import MAX_PIXELS, U8, Picture, load_image, pad, padded_shape, resize
+from glip_export.prompt import Prompt, TokenizedChunk, class_map
+from glip_export.runtime.detector import Detector, EncodedImages, picture_detections
+from glip_export.runtime.image_cache import ImageCache
+from glip_export.runtime.session import F32, I64, Pyramid
+
+T = TypeVar("T")
+
+MAX_ROWS = 8  # pictures a run of the backbone, or rows a run of the fusion head
+IMAGE_CACHE_BYTES = 256_000_000
+
+
+class DroppedError(GlipExportError):
+    """The answer is no longer wanted, so it was not computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """A picture decoded and resized, of any number of requests."""
+
+    key: str  # SHA-256 of what was given
+    pixels: U8  # (h, w, 3), resized
+    original: tuple[int, int]  # h, w as given
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One picture and what to find in it.
+
+    image: anything that `load_image` takes; or what `BatchDetector.prepare` or its cache gave. wanted: asked right
+    before each stage; where it says False the request is dropped.
+    """
+
+    image: Picture | PreparedImage | EncodedImages
+    prompt: str | Sequence[str] | Prompt
+    threshold: float = 0.0
+    wanted: Callable[[], bool] = lambda: True
+
+
+@dataclass(eq=False)
+class Answer:
+    """What became of a request: its detections or its error, and the seconds of the runs that it took part in."""
+
+    result: Detections | GlipExportError
+    cached: bool = False  # the picture's features were there
+    seconds: dict[str, float] = field(default_factory=dict)  # image, text, head; also "prepare" where done here
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request on its way."""
+
+    request: Request
+    prompt: Prompt
+    chunks: tuple[TokenizedChunk, ...]
+    key: str | None = None
+    prepared: PreparedImage | None = None
+    encoded: EncodedImages | None = None
+    cached: bool = False
+    error: GlipExportError | None = None
+    parts: dict[int, Detections] = field(default_factory=dict)  # by the chunk's first name
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def is_live(self) -> bool:
+        """Whether it goes on: it has no error, and its answer is still wanted."""
+        if self.error is None and not self.request.wanted():
+            self.error = DroppedError("the answer is no longer wanted")
+        return self.error is None
+
+
+class _Row(NamedTuple):
+    """One caption over one picture."""
+
+    job: _Job
+    encoded: EncodedImages
+    chunk: TokenizedChunk
+
+
+class BatchDetector:
+    """Answers requests in shared runs over one Detector; features of pictures are kept by the hash of their bytes.
+
+    `prepare` and `cache` may be used from any thread, all else from one at a time.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        max_rows: int = MAX_ROWS,
+        image_cache_bytes: int = IMAGE_CACHE_BYTES,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """max_rows: pictures or captions a run. max_pixels: of a picture as given."""
+        if max_rows < 1:
+            raise GlipExportError(f"max_rows is {max_rows}; it is 1 or more")
+        self.detector = detector
+        self.max_rows = max_rows
+        self.max_pixels = max_pixels
+        self.cache = ImageCache(image_cache_bytes)
+
+    @property
+    def runs_in_turn(self) -> bool:
+        """Whether the session takes the rows of a batch one after another, so that nothing is gained by sharing."""
+        return bool(getattr(self.detector.session, "one_by_one", False))
+
+    def detect_each(self, requests: Sequence[Request]) -> list[Detections | GlipExportError]:
+        """Each request's detections, or the error that it alone has."""
+        results: dict[int, Detections | GlipExportError] = {i: answer.result for i, answer in self.answer(requests)}
+        return [results[index] for index in range(len(requests))]
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """(index, answer) of every request, as soon as it is there."""
+        jobs: dict[int, _Job] = {}
+        for index, request in enumerate(requests):
+            try:
+                prompt = Prompt.of(request.prompt)
+                jobs[index] = _Job(request, prompt, self.detector.chunks(prompt))
+            except GlipExportError as error:
+                yield index, Answer(error)
+        indices = list(jobs)
+        for group in [[index] for index in indices] if self.runs_in_turn else [indices]:
+            self._run([jobs[index] for index in group])
+            yield from ((index, _answer(jobs.pop(index))) for index in group)
+
+    def prepare(self, image: Picture) -> PreparedImage:
+        """Decodes and resizes a picture; raises ImageError. For any thread."""
+        pixels = load_image(image, self.max_pixels)
+        original = pixels.shape[0], pixels.shape[1]
+        resized = resize(pixels, self.detector.config.image, self.detector.image_size)
+        return PreparedImage(image_key(image if isinstance(image, bytes) else pixels), resized, original)
+
+    def _run(self, jobs: list[_Job]) -> None:
+        seen: dict[str, PreparedImage] = {}
+        for job in _live(jobs):
+            try:
+                with _timed("prepare", [job]):
+                    self._find_image(job, seen)
+            except GlipExportError as error:
+                job.error = error
+        self._encode_images([job for job in _live(jobs) if job.encoded is None])
+        self._find_objects(_live(jobs))
+
+    def _find_image(self, job: _Job, seen: dict[str, PreparedImage]) -> None:
+        """The picture's features where they are held, else the picture prepared; the same one once."""
+        image = job.request.image
+        if isinstance(image, EncodedImages):
+            job.encoded, job.cached = image, True
+            return
+        if not isinstance(image, (PreparedImage, bytes)):
+            image = self.prepare(image)
+        job.key = image.key if isinstance(image, PreparedImage) else image_key(image)
+        job.encoded = self.cache.get(job.key)
+        job.cached = job.encoded is not None
+        if job.encoded is None:
+            if isinstance(image, bytes):
+                image = seen.get(job.key) or self.prepare(image)
+            job.prepared = seen.setdefault(job.key, image)
+
+    def _encode_images(self, jobs: list[_Job]) -> None:
+        """Runs the backbone over pictures of one padded size at a time, each picture once."""
+        sizes: dict[tuple[int, int], dict[str, list[_Job]]] = defaultdict(lambda: defaultdict(list))
+        for job in jobs:
+            assert job.prepared is not None and job.key is not None
+            h, w = job.prepared.pixels.shape[:2]
+            shape = padded_shape([(h, w)], self.detector.config.image, self.detector.image_size)
+            sizes[shape][job.key].append(job)
+        for pictures in sizes.values():
+            for group in _groups(list(pictures.values()), self.max_rows):
+                self._encode_group(group)
+
+    def _encode_group(self, group: list[list[_Job]]) -> None:
+        """Pictures of one padded size, each with the jobs that want it."""
+        jobs = [job for same in group for job in same]
+        images = [same[0].prepared for same in group if same[0].prepared is not None]
+        try:
+            with _timed("image", jobs):
+                batch = pad(
+                    [image.pixels for image in images],
+                    [image.original for image in images],
+                    self.detector.config.image,
+                    self.detector.image_size,
+                )
+                features = self.detector.session.vision_backbone(batch.images)
+                encoded = [
+                    EncodedImages(part, batch.sizes[i : i + 1], batch.originals[i : i + 1])
+                    for i, part in enumerate(_split(features))
+                ]
+        except BackendError as error:
+            if len(group) == 1:
+                for job in jobs:
+                    job.error = error
+                return
+            for part in _halves(group):  # an engine's profile may not hold so many, or one of them is at fault
+                self._encode_group(part)
+            return
+        for same, one in zip(group, encoded, strict=True):
+            for job in same:
+                job.encoded, job.prepared = one, None
+            self.cache.put(str(same[0].key), one)
+
+    def _find_objects(self, jobs: list[_Job]) -> None:
+        """Runs the fusion head over captions of one pyramid size at a time, those of like length together."""
+        sizes: dict[tuple[int, ...], list[_Row]] = defaultdict(list)
+        for job in jobs:
+            assert job.encoded is not None
+            for chunk in job.chunks:
+                sizes[self._head_size(job.encoded, chunk)].append(_Row(job, job.encoded, chunk))
+        most = 1 if self.runs_in_turn else self.max_rows
+        for rows in sizes.values():
+            rows.sort(key=lambda row: len(row.chunk.input_ids))  # stable: a job's chunks of one length stay in order
+            for group in _groups(rows, most):
+                self._find_group([row for row in group if row.job.is_live()])
+
+    def _head_size(self, encoded: EncodedImages, chunk: TokenizedChunk) -> tuple[int, ...]:
+        """What must be equal in one run of the fusion head."""
+        shape = encoded.features[0].shape
+        # A threshold below 0 would let through the columns that pad class_map, which score 0.
+        return shape if self.detector.config.detection.score_threshold >= 0 else (*shape, len(chunk.class_tokens))
+
+    def _find_group(self, rows: list[_Row]) -> None:
+        if not rows:
+            return
+        jobs = list({id(row.job): row.job for row in rows}.values())
+        try:
+            with _timed("text", jobs):
+                texts = [self.detector.encode_text(row.chunk) for row in rows]
+            with _timed("head", jobs):
+                found = self._fusion_head(rows, texts)
+        except BackendError as error:
+            if len(rows) == 1:
+                rows[0].job.error = error
+                return
+            for part in _halves(rows):
+                self._find_group(part)
+            return
+        for index, (job, encoded, chunk) in enumerate(rows):
+            names = job.prompt.names[chunk.first : chunk.first + len(chunk.class_tokens)]
+            detections = picture_detections(found, index, encoded.sizes[0], encoded.originals[0], names)
+            job.parts[chunk.first] = detections
+
+    def _fusion_head(self, rows: list[_Row], texts: list[F32]) -> tuple[F32, F32, I64, I64]:
+        """One run over rows of one pyramid size; shorter captions and lists of names are padded."""
+        tokens = max(len(row.chunk.input_ids) for row in rows)
+        names = max(len(row.chunk.class_tokens) for row in rows)
+        mask = np.zeros((len(rows), tokens), np.int64)
+        maps = np.zeros((len(rows), tokens, names), np.float32)
+        for index, row in enumerate(rows):
+            mask[index, : len(row.chunk.input_ids)] = 1
+            own = class_map(row.chunk, self.detector.config.detection.score_agg, tokens)
+            maps[index, :, : own.shape[1]] = own
+        if len(rows) == 1:
+            features, text, sizes = rows[0].encoded.features, texts[0], rows[0].encoded.sizes
+        else:
+            features = _join([row.encoded.features for row in rows])
+            text = np.zeros((len(rows), tokens, texts[0].shape[2]), np.float32)
+            for index, one in enumerate(texts):
+                text[index, : one.shape[1]] = one[0]
+            sizes = np.concatenate([row.encoded.sizes for row in rows])
+        return self.detector.session.fusion_head(features, text, mask, maps, sizes)
+
+
+def image_key(picture: bytes | U8) -> str:
+    """What tells a picture from others: SHA-256 of a file's bytes, or of an array's size and pixels."""
+    if isinstance(picture, bytes):
+        return hashlib.sha256(picture).hexdigest()
+    digest = hashlib.sha256(f"{picture.shape}".encode())
+    digest.update(np.ascontiguousarray(picture).tobytes())
+    return digest.hexdigest()
+
+
+def _answer(job: _Job) -> Answer:
+    if job.error is not None:
+        return Answer(job.error, job.cached, dict(job.seconds))
+    result = concatenate([job.parts[first] for first in sorted(job.parts)])
+    return Answer(result.above(job.request.threshold), job.cached, dict(job.seconds))
+
+
+def _live(jobs: list[_Job]) -> list[_Job]:
+    return [job for job in jobs if job.is_live()]
+
+
+def _groups(items: list[T], size: int) -> Iterator[list[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _halves(items: list[T]) -> tuple[list[T], list[T]]:
+    return items[: len(items) // 2], items[len(items) // 2 :]
+
+
+def _split(features: Pyramid) -> Iterator[Pyramid]:
+    """A batch's pyramid as one of each picture, in the host's memory and each apart, so that it can be let go of."""
+    levels = [np.asarray(level) for level in features]
+    for index in range(len(levels[0])):
+        p3, p4, p5, p6, p7 = (level[index : index + 1].copy() for level in levels)
+        yield p3, p4, p5, p6, p7
+
+
+def _join(pyramids: list[Pyramid]) -> Pyramid:
+    p3, p4, p5, p6, p7 = (np.concatenate(levels) for levels in zip(*pyramids, strict=True))
+    return p3, p4, p5, p6, p7
+
+
+@contextmanager
+def _timed(stage: str, jobs: list[_Job]) -> Iterator[None]:
+    """Adds the block's seconds to the stage of each job."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - started
+        for job in jobs:
+            job.seconds[stage] += seconds
