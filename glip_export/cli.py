@@ -20,6 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+evaluations = typer.Typer(
+    help="Measure how well a bundle detects.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(evaluations, name="eval")
+
 BACKEND_WORDS = "torch, onnxruntime, openvino, openvino:bf16"
 
 BundleArgument = Annotated[
@@ -177,6 +182,60 @@ def detect(
     from glip_export.commands.detect import run
 
     run(images, prompt, bundle_or_newest(bundle), backend, threshold, batch_size, chunk, output, weights, threads, json)
+
+
+@evaluations.command()
+def coco(
+    images: Annotated[Path, typer.Option(help="The folder of the pictures.", metavar="DIR")],
+    annotations: Annotated[Path, typer.Option(help="A COCO annotation file of any data set.", metavar="JSON")],
+    bundle: BundleOption = None,
+    backend: Backends = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures padded together, in order of their ids.")] = 3,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Names a caption; by default as many as fit.", show_default=False)
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help='What to ask for instead of the categories, by rising id: "a. b. c", or a file with a name a line.',
+            show_default=False,
+        ),
+    ] = None,
+    aspect_groups: Annotated[
+        bool, typer.Option("--aspect-groups", help="Batch wide pictures apart, as the original does above batch 1.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many pictures.", show_default=False)
+    ] = None,
+    weights: WeightsAgain = None,
+    threads: Threads = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the detections; by default evaluation/<bundle>-<JSON>.", show_default=False),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first broken picture or annotation: exit code 2.")
+    ] = False,
+    max_ap_difference: Annotated[
+        float | None,
+        typer.Option(min=0, help="Exit with 1 if a backend's AP is further from the first's.", show_default=False),
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure COCO's average precision of one backend or several on a data set.
+
+    Killed and started again it goes on where it was. Broken pictures and annotations are left out, counted and shown.
+
+    Example: glip-export eval coco --images val2017 --annotations instances_val2017.json
+    """
+    from glip_export.commands.evaluate import Options, read_names, run_coco
+
+    options = Options(read_names(names), batch, chunk, aspect_groups, limit, strict, threads, weights)
+    backends = tuple(dict.fromkeys(backend or ("onnxruntime",)))
+    where = bundle_or_newest(bundle)
+    if not run_coco(images, annotations, where, backends, options, output, json, max_ap_difference):
+        raise typer.Exit(1)
 
 
 @app.command()

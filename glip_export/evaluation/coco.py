@@ -1,0 +1,133 @@
+"""COCO evaluation: a Detector over a data set, resumable, and the average precision of what it finds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from glip_export.detections import Detections
+from glip_export.errors import BackendError, GlipExportError
+from glip_export.evaluation.average_precision import Scores, score
+from glip_export.evaluation.dataset import CocoDataset
+from glip_export.evaluation.entries import CocoImage
+from glip_export.evaluation.journal import Journal
+from glip_export.evaluation.pictures import PictureBatch, in_groups, read_batches
+from glip_export.evaluation.problems import Problem, refuse
+from glip_export.prompt import Prompt
+from glip_export.runtime.detector import Detector
+
+BATCH = 3  # pictures padded together
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """What a detector found on a data set, and how good it is."""
+
+    scores: Scores  # on the pictures that could be read
+    detections: list[dict[str, Any]]  # COCO's results form: image_id, category_id, bbox xywh with the +1, score
+    pictures: int  # that could be read
+    problems: tuple[Problem, ...]  # of the pictures; the annotation file's are the data set's
+    seconds: float  # that detecting took, in this run and those it went on from
+
+
+def evaluate_coco(
+    detector: Detector | Callable[[], Detector],
+    dataset: CocoDataset,
+    names: Sequence[str] | None = None,
+    *,
+    batch: int = BATCH,
+    chunk: int | None = None,
+    aspect_groups: bool = False,
+    journal: Journal | None = None,
+    strict: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> CocoResult:
+    """Detects on every picture and scores what was found.
+
+    detector: an open one, or what opens it, not called where the journal holds everything. names: to ask for, as many
+    as categories and in their order; by default their own. batch: pictures padded together, in order of their ids.
+    chunk, aspect_groups: see `Detector.detect` and `in_groups`. journal: results are added to it batch by batch, and
+    what it holds is not computed again. strict: the first broken picture or annotation is an error. progress: told the
+    number of pictures done, first what the journal held.
+
+    A picture that cannot be read is left out, with its objects, before batches are made. As in the original, boxes are
+    scaled to the picture's annotated size where its file has another. Raises GlipExportError if there are not as many
+    names as categories, if no picture can be read, and without pycocotools; else what `detect` raises.
+    """
+    prompt = prompt_for(dataset, names)
+    if strict and dataset.problems:
+        raise refuse(dataset.problems[0], dataset.path)
+    records = [] if journal is None else journal.records
+    groups = in_groups(dataset.images, aspect_groups)
+    order = [image.id for group in groups for image in group]
+    tried = [image_id for record in records for image_id in record["pictures"]]
+    if tried != order[: len(tried)]:
+        raise GlipExportError("the journal is of other pictures: name another folder")
+    done = len(tried)
+    progress(done)
+    if done < len(order):
+        opened = detector() if callable(detector) else detector
+        for current in read_batches(groups, done, batch, opened.config.image):
+            if strict and current.problems:
+                raise refuse(current.problems[0], dataset.path)
+            record = _detect(opened, current, prompt, chunk, dataset)
+            if journal is None:
+                records.append(record)
+            else:
+                journal.append(record)
+            done += len(current.tried)
+            progress(done)
+    return _result(dataset, records)
+
+
+def prompt_for(dataset: CocoDataset, names: Sequence[str] | None) -> Prompt:
+    """The prompt that asks for the categories. Raises GlipExportError if there are not as many names."""
+    if names is not None and len(names) != len(dataset.categories):
+        wanted = len(dataset.categories)
+        raise GlipExportError(f"{len(names)} names are given, but {dataset.path} has {wanted} categories")
+    return Prompt.of(list(dataset.names if names is None else names))
+
+
+def _detect(
+    detector: Detector, batch: PictureBatch, prompt: Prompt, chunk: int | None, dataset: CocoDataset
+) -> dict[str, Any]:
+    """A batch's record: what JSON can hold, floats exactly."""
+    started = time.perf_counter()
+    found = detector.detect(batch.pictures, prompt, chunk=chunk)
+    seconds = time.perf_counter() - started
+    results: list[dict[str, Any]] = []
+    for image, detections in zip(batch.images, found, strict=True):
+        if not np.isfinite(detections.boxes).all() or not np.isfinite(detections.scores).all():
+            raise BackendError(f"{detector.session.name} gave NaN or infinite values on picture {image.id}")
+        results += _as_annotated(detections, image).to_coco(image.id, dataset.category_ids)
+    return {
+        "pictures": batch.tried,
+        "left_out": batch.left_out,
+        "problems": [[problem.kind, problem.text] for problem in batch.problems],
+        "seconds": seconds,
+        "results": results,
+    }
+
+
+def _as_annotated(detections: Detections, image: CocoImage) -> Detections:
+    """With boxes in pixels of the size that the annotations are in."""
+    if image.size is None or image.size == detections.image_size:
+        return detections
+    y, x = (given / real for given, real in zip(image.size, detections.image_size, strict=True))
+    return replace(detections, boxes=detections.boxes * np.array([x, y, x, y], np.float32), image_size=image.size)
+
+
+def _result(dataset: CocoDataset, records: Sequence[dict[str, Any]]) -> CocoResult:
+    problems = tuple(Problem(kind, text) for record in records for kind, text in record["problems"])
+    read = [
+        image_id for record in records for image_id in record["pictures"] if image_id not in set(record["left_out"])
+    ]
+    if not read:
+        raise GlipExportError(f"none of the {len(dataset.images)} pictures can be read; {problems[0].text}")
+    detections = [result for record in records for result in record["results"]]
+    seconds = sum(record["seconds"] for record in records)
+    return CocoResult(score(dataset, detections, read), detections, len(read), problems, seconds)

@@ -1,0 +1,152 @@
+"""A data set in COCO's format: its annotation file, checked, and its pictures' folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from glip_export.errors import GlipExportError
+from glip_export.evaluation.entries import (
+    CocoCategory,
+    CocoImage,
+    CocoObject,
+    parse_category,
+    parse_image,
+    parse_object,
+)
+from glip_export.evaluation.problems import TWICE, BrokenEntryError, Problem
+
+T = TypeVar("T", CocoCategory, CocoImage)
+LISTS = ("images", "annotations", "categories")
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """Pictures and categories by rising id, and the objects on those pictures; broken entries are left out."""
+
+    path: Path  # the annotation file
+    sha256: str  # of its bytes
+    folder: Path  # of the pictures
+    images: tuple[CocoImage, ...]
+    categories: tuple[CocoCategory, ...]
+    objects: tuple[CocoObject, ...]
+    problems: tuple[Problem, ...]  # of the whole file, whatever the limit
+
+    @classmethod
+    def read(cls, annotations: Path | str, images: Path | str, limit: int | None = None) -> CocoDataset:
+        """Reads an annotation file; images: the folder that its file names are in; limit: the first so many pictures.
+
+        What is broken (an entry without its keys, an unknown picture or category, a degenerate box, an id used twice,
+        a path out of the folder) is in `problems` and left out. Raises GlipExportError for a file that is no COCO
+        annotation file or names nothing to evaluate, and for a folder that is none.
+        """
+        path, folder = Path(annotations), Path(images)
+        if not folder.is_dir():
+            raise GlipExportError(f"the pictures' folder {folder} does not exist or is no folder")
+        data, content = _read_json(path)
+        problems: list[Problem] = []
+        categories, _ = _parse_list("category", content["categories"], parse_category, problems)
+        parse = partial(parse_image, folder=folder)
+        pictures, mentioned = _parse_list("picture", content["images"], parse, problems)
+        for found, what in ((categories, "category"), (pictures, "picture")):
+            if not found:
+                reason = next((f": {each.text}" for each in problems if each.kind.startswith(what)), "")
+                raise GlipExportError(f"{path} has no {what} to evaluate{reason}")
+        objects = _parse_objects(content["annotations"], mentioned, {each.id for each in categories}, problems)
+        pictures = sorted(pictures, key=lambda image: image.id)[:limit]
+        chosen = {image.id for image in pictures}
+        return cls(
+            path=path,
+            sha256=hashlib.sha256(data).hexdigest(),
+            folder=folder,
+            images=tuple(pictures),
+            categories=tuple(sorted(categories, key=lambda category: category.id)),
+            objects=tuple(item for item in objects if item.image_id in chosen),
+            problems=tuple(problems),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The categories' names: label i is the i-th, by rising id as in the original."""
+        return tuple(category.name for category in self.categories)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The categories' ids, rising."""
+        return tuple(category.id for category in self.categories)
+
+    def pictures_digest(self) -> str:
+        """SHA-256 over name, size and time of every picture's file: what tells that one was changed."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            try:
+                status = image.path.stat()
+                facts = f"{status.st_size} {status.st_mtime_ns}"
+            except (OSError, ValueError):  # ValueError: a name that no file can have
+                facts = "missing"
+            digest.update(f"{image.file_name}\0{facts}\n".encode(errors="surrogatepass"))
+        return digest.hexdigest()
+
+
+def _read_json(path: Path) -> tuple[bytes, dict[str, list[Any]]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise GlipExportError(f"cannot read the annotations {path}: {error.strerror or error}") from error
+    what = f"{path} is no COCO annotation file"
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise GlipExportError(f"{what}: it is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise GlipExportError(f"{what}: it holds no object with the lists {', '.join(LISTS)}")
+    for name in LISTS:
+        if not isinstance(content.get(name), list):
+            raise GlipExportError(f'{what}: it has no list "{name}"')
+    return data, content
+
+
+def _parse_list(
+    what: str, entries: Sequence[object], parse: Callable[[object], T], problems: list[Problem]
+) -> tuple[list[T], set[int]]:
+    """The usable entries of a list, and the ids that any of its entries names."""
+    found: dict[int, T] = {}
+    mentioned: set[int] = set()
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
+            mentioned.add(entry["id"])
+        try:
+            item = parse(entry)
+            if item.id in found:
+                raise BrokenEntryError(TWICE, f"id {item.id} is an earlier one's")
+        except BrokenEntryError as error:
+            problems.append(Problem(f"{what}: {error.kind}", f"{what} entry {index + 1}: {error}"))
+        else:
+            found[item.id] = item
+    return list(found.values()), mentioned
+
+
+def _parse_objects(
+    entries: Sequence[object], images: set[int], categories: set[int], problems: list[Problem]
+) -> list[CocoObject]:
+    """The usable annotations; those of a picture whose entry is broken go with it and are no problem of their own."""
+    found: dict[int, CocoObject] = {}
+    for index, entry in enumerate(entries):
+        try:
+            own, item = parse_object(entry)
+            if item.image_id not in images:
+                raise BrokenEntryError("unknown picture", f"image_id {item.image_id} is no picture's")
+            if item.category_id not in categories:
+                raise BrokenEntryError("unknown category", f"category_id {item.category_id} is no category's")
+            if own in found:
+                raise BrokenEntryError(TWICE, f"id {own} is an earlier one's")
+        except BrokenEntryError as error:
+            problems.append(Problem(f"annotation: {error.kind}", f"annotation entry {index + 1}: {error}"))
+        else:
+            found[own] = item
+    return list(found.values())

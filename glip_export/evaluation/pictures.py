@@ -1,0 +1,87 @@
+"""A data set's pictures in batches, read ahead; those that cannot be read are left out before batches are made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from glip_export.config import ImageConfig
+from glip_export.errors import ImageError
+from glip_export.evaluation.entries import CocoImage
+from glip_export.evaluation.problems import Problem
+from glip_export.image import U8, load_image, resize_shape
+
+MISSING, UNREADABLE, OTHER_SIZE = "picture: missing", "picture: unreadable", "picture: of another size"
+
+
+@dataclass
+class PictureBatch:
+    """Pictures that run together, and those before or among them that were left out."""
+
+    images: list[CocoImage] = field(default_factory=list)
+    pictures: list[U8] = field(default_factory=list)
+    tried: list[int] = field(default_factory=list)  # ids of all, in order
+    left_out: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def in_groups(images: Sequence[CocoImage], aspect_groups: bool) -> list[list[CocoImage]]:
+    """The pictures in the order in which they run; no batch reaches from one group into the next.
+
+    aspect_groups: wide pictures first, then tall and square ones (GLIP: DATALOADER.ASPECT_RATIO_GROUPING); by the
+    annotated sizes, without which a picture counts as tall. Else all in one group.
+    """
+    if not aspect_groups:
+        return [list(images)]
+    wide = [image for image in images if image.size is not None and image.size[0] < image.size[1]]
+    chosen = {image.id for image in wide}
+    return [wide, [image for image in images if image.id not in chosen]]
+
+
+def read_batches(
+    groups: Sequence[Sequence[CocoImage]], done: int, batch: int, config: ImageConfig
+) -> Iterator[PictureBatch]:
+    """Batches of `batch` readable pictures, from the `done`-th of all pictures on, the next one read meanwhile.
+
+    A picture that cannot be read takes no place: the batch is filled with the next one, so that what runs together
+    depends on the files alone. The last batch of a group may be smaller.
+    """
+    reader = _read(groups, done, batch, config)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, reader, None)
+        while (current := ahead.result()) is not None:
+            ahead = pool.submit(next, reader, None)
+            yield current
+
+
+def _read(groups: Sequence[Sequence[CocoImage]], done: int, batch: int, config: ImageConfig) -> Iterator[PictureBatch]:
+    for group in groups:
+        current = PictureBatch()
+        for image in group[done:]:
+            _add(image, current, config)
+            if len(current.images) == batch:
+                yield current
+                current = PictureBatch()
+        if current.tried:
+            yield current
+        done = max(0, done - len(group))
+
+
+def _add(image: CocoImage, batch: PictureBatch, config: ImageConfig) -> None:
+    batch.tried.append(image.id)
+    try:
+        picture = load_image(image.path)
+        resize_shape(picture.shape[0], picture.shape[1], config)  # some cannot be resized
+    except ImageError as error:
+        batch.left_out.append(image.id)
+        kind = UNREADABLE if os.path.exists(image.path) else MISSING
+        batch.problems.append(Problem(kind, f"picture {image.id}: {error}"))
+        return
+    if image.size is not None and picture.shape[:2] != image.size:
+        (height, width), (h, w) = image.size, picture.shape[:2]
+        text = f"picture {image.id}: {image.file_name!r} is {w} x {h} pixels, annotated as {width} x {height}"
+        batch.problems.append(Problem(OTHER_SIZE, text))
+    batch.images.append(image)
+    batch.pictures.append(picture)

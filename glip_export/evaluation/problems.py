@@ -1,0 +1,45 @@
+"""What is wrong with a data set, entry by entry: reported and counted, and fatal only where that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from glip_export.errors import GlipExportError
+
+BROKEN, TWICE = "broken entry", "id used twice"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One broken picture, annotation or category."""
+
+    kind: str  # what problems are counted by: "annotation: degenerate box"
+    text: str  # which one and why, on one line
+
+
+class BrokenEntryError(Exception):
+    """An entry of an annotation file that is left out; for use within this package."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def counts(problems: Iterable[Problem]) -> dict[str, int]:
+    """How many of each kind, in the order in which they were first met."""
+    found: dict[str, int] = {}
+    for problem in problems:
+        found[problem.kind] = found.get(problem.kind, 0) + 1
+    return found
+
+
+def refuse(problem: Problem, path: object) -> GlipExportError:
+    """The error that --strict makes of a problem of the annotation file `path`."""
+    return GlipExportError(f"{path}: {problem.text}; without --strict it is left out and counted")
+
+
+def short(value: object) -> str:
+    """Any value on one line of at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
