@@ -174,14 +174,23 @@ def detect(
     weights: WeightsAgain = None,
     threads: Threads = None,
     json: JsonOption = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page with all pictures and boxes here, one file that opens without a server.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Detect what a prompt names; writes annotated pictures, and with --json all boxes whatever their score.
+    """Detect what a prompt names; writes annotated pictures, and with --json or --html all boxes whatever their score.
 
-    Example: glip-export detect photo.jpg --prompt "cat. remote control"
+    Example: glip-export detect photo.jpg --prompt "cat. remote control" --html gallery.html
     """
     from glip_export.commands.detect import run
 
-    run(images, prompt, bundle_or_newest(bundle), backend, threshold, batch_size, chunk, output, weights, threads, json)
+    opened = bundle_or_newest(bundle)
+    run(images, prompt, opened, backend, threshold, batch_size, chunk, output, weights, threads, json, html)
 
 
 @evaluations.command()

@@ -14,6 +14,7 @@ from glip_export.commands.console import console
 from glip_export.detections import Detections
 from glip_export.errors import GlipExportError
 from glip_export.files import atomic_path, atomic_write_text
+from glip_export.gallery import GalleryPicture, write_gallery
 from glip_export.image import U8, load_image
 from glip_export.prompt import Prompt
 from glip_export.runtime.detector import Detector
@@ -31,8 +32,9 @@ def run(
     weights: str | None,
     threads: int | None,
     json: Path | None,
+    html: Path | None = None,
 ) -> None:
-    """Detects, prints a table, writes one annotated PNG a picture and, with json, every detection."""
+    """Detects, prints a table, writes one annotated PNG a picture and, with json and html, every detection."""
     parsed = Prompt.of(prompt)
     targets = _targets(images, output)
     pictures = [load_image(image) for image in images]  # all are looked at before the first is run
@@ -55,8 +57,18 @@ def run(
         ]
         document = {"bundle": str(bundle), "backend": backend, "prompt": prompt, "results": entries}
         atomic_write_text(json, json_module.dumps(document, indent=1) + "\n")
+    if html is not None:
+        write_gallery(html, _gallery(images, pictures, results), prompt, f"{bundle.resolve().name} on {backend}", threshold)
     console.print(_table(images, results, threshold))
-    console.print(f"{len(pictures)} picture(s) in {seconds:.2f} s; annotated in {output}{f', {json}' if json else ''}")
+    written = ", ".join(str(path) for path in (output, json, html) if path is not None)
+    console.print(f"{len(pictures)} picture(s) in {seconds:.2f} s; annotated in {written}")
+
+
+def _gallery(images: Sequence[Path], pictures: Sequence[U8], results: Sequence[Detections]) -> list[GalleryPicture]:
+    return [
+        GalleryPicture(image.name, picture, detections)
+        for image, picture, detections in zip(images, pictures, results, strict=True)
+    ]
 
 
 def _targets(images: Sequence[Path], output: Path) -> list[Path]:
