@@ -58,7 +58,8 @@ def run(
         document = {"bundle": str(bundle), "backend": backend, "prompt": prompt, "results": entries}
         atomic_write_text(json, json_module.dumps(document, indent=1) + "\n")
     if html is not None:
-        write_gallery(html, _gallery(images, pictures, results), prompt, f"{bundle.resolve().name} on {backend}", threshold)
+        source = f"{bundle.resolve().name} on {backend}"
+        write_gallery(html, _gallery(images, pictures, results), prompt, source, threshold)
     console.print(_table(images, results, threshold))
     written = ", ".join(str(path) for path in (output, json, html) if path is not None)
     console.print(f"{len(pictures)} picture(s) in {seconds:.2f} s; annotated in {written}")

@@ -1,0 +1,95 @@
+"""The pages in a real, headless Chromium: marked `browser`, skipped with the reason where there is none."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+HERE = Path(__file__).parent
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+# As root in a container there is no sandbox; the others keep it from asking its maker's hosts for anything.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",  # a camera that shows a moving test picture
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = missing()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def missing() -> str:
+    """What keeps every test here from running, or nothing."""
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is not installed: pip install playwright"
+    if executable() is None:
+        return "no Chromium here: apt-get install chromium"
+    return ""
+
+
+def executable() -> str | None:
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@dataclass
+class Tab:
+    """An open page, what its console said, and the address of everything it asked for."""
+
+    page: Page
+    console: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def width(self) -> int:
+        """Of everything on the page, in CSS pixels: more than the window's makes it scroll sideways."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth"))
+
+
+@pytest.fixture(scope="module")  # not for the session: the loop it runs in would be in the way of other files' loops
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
+    """open_tab(address, width=360, ...) opens a page in a browser of its own, closed after the test."""
+    contexts = []
+
+    def open_it(address: str, width: int = 1280, height: int = 800, **words: Any) -> Tab:
+        context = chromium.new_context(viewport={"width": width, "height": height}, **words)
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        tab = Tab(context.new_page())
+        tab.page.on("console", lambda message: tab.console.append(message.text))
+        tab.page.on("pageerror", lambda error: tab.console.append(str(error)))
+        tab.page.on("request", lambda request: tab.requests.append(request.url))
+        tab.page.goto(address)
+        return tab
+
+    yield open_it
+    for context in contexts:
+        context.close()
