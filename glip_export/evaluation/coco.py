@@ -97,7 +97,7 @@ def _detect(
 ) -> dict[str, Any]:
     """A batch's record: what JSON can hold, floats exactly."""
     started = time.perf_counter()
-    found = detector.detect(batch.pictures, prompt, chunk=chunk)
+    found = detector.detect(batch.pictures, prompt, chunk=chunk) if batch.pictures else []
     seconds = time.perf_counter() - started
     results: list[dict[str, Any]] = []
     for image, detections in zip(batch.images, found, strict=True):

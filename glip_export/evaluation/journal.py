@@ -96,11 +96,11 @@ def _read(path: Path, identity: Mapping[str, Any]) -> tuple[list[dict[str, Any]]
 
 
 def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """ "batch 3, now 4; another bundle": what differs."""
+    """ "batch 3, now 4; names differs"."""
     words = []
     for key, value in identity.items():
         before, now = (json.dumps(each) for each in (found.get(key), value))
         if before != now:
             is_short = max(len(before), len(now)) <= MAX_SHOWN
-            words.append(f"{key} {before}, now {now}" if is_short else f"another {key}")
+            words.append(f"{key} {before}, now {now}" if is_short else f"{key} differs")
     return "; ".join(words) or "another version's"
