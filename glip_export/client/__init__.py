@@ -1,0 +1,1 @@
+"""Clients of the servers: what `Detector.detect` gives, computed elsewhere."""

@@ -1,0 +1,137 @@
+"""The client of a Triton server that runs a repository of `glip-export triton`, over gRPC."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from glip_export.detections import Detections
+from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError
+from glip_export.image import Picture, load_image
+from glip_export.prompt import Prompt
+from glip_export.serving.triton.prompts import write_prompt
+
+AT_ONCE = 16  # requests under way
+_CODES: dict[str, type[GlipExportError]] = {"bad_image": ImageError, "bad_prompt": PromptError}
+_PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds before each further try
+_PASSING = ("is not healthy", "has no available versions", "Socket closed", "is not ready")
+
+
+class TritonClient:
+    """Detects with a Triton server; also for several threads at once.
+
+    Each picture is a request of its own, which the server makes batches of: its answer is the Detector's for that
+    picture alone.
+    """
+
+    def __init__(self, url: str = "localhost:8001", model: str = "glip", timeout: float = 60, tries: int = 6) -> None:
+        """url: host:port of the server's gRPC. timeout: seconds a request may take. tries: where an instance of the
+        server died or is being loaded. Raises BackendError if tritonclient is not installed.
+        """
+        try:
+            import tritonclient.grpc as grpc
+        except ImportError as error:
+            raise BackendError(
+                f"the Triton client cannot be imported ({error}): pip install 'glip-export[triton]'"
+            ) from error
+        self.url = url
+        self._grpc: Any = grpc
+        self._model = model
+        self._timeout = timeout
+        self._pauses = _PAUSES[: max(0, tries - 1)]
+        self._client = grpc.InferenceServerClient(url)
+
+    def __enter__(self) -> TritonClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._client.close()
+
+    def is_ready(self) -> bool:
+        """Whether the server can be reached and has the model loaded."""
+        try:
+            return bool(self._client.is_model_ready(self._model, client_timeout=self._timeout))
+        except self._grpc.InferenceServerException:
+            return False
+
+    def detect(
+        self, images: Sequence[Picture], prompt: str | Sequence[str] | Prompt, threshold: float = 0.0
+    ) -> list[Detections]:
+        """Detections of each picture that score at least threshold, as `Detector.detect` gives for it alone.
+
+        images: paths, bytes of a file, PIL images or uint8 arrays (H, W, 3). Raises ImageError and PromptError, also
+        for what the server refuses, and BackendError where the server cannot be reached or fails.
+        """
+        if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
+            raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
+        parsed = Prompt.of(prompt)
+        if parsed.spans is not None:
+            raise PromptError("a Triton server takes names, not the phrases of a caption")
+        text = write_prompt(parsed.names)
+        with ThreadPoolExecutor(max_workers=max(1, min(AT_ONCE, len(images)))) as pool:
+            answers = pool.map(lambda image: self._detect(image, text, threshold), images)
+            return [_detections(answer, parsed.names) for answer in answers]
+
+    def _detect(self, image: Picture, prompt: str, threshold: float) -> Any:
+        inputs = [
+            self._picture(image),
+            self._input("prompt", np.array([[prompt.encode()]], np.object_), "BYTES"),
+            self._input("threshold", np.array([[threshold]], np.float32), "FP32"),
+        ]
+        for pause in (*self._pauses, None):
+            try:
+                return self._client.infer(self._model, inputs, client_timeout=self._timeout)
+            except self._grpc.InferenceServerException as error:
+                if pause is None or not any(words in str(error) for words in _PASSING):
+                    raise self._told(error) from None
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _picture(self, image: Picture) -> Any:
+        """A file as it is; an array or a PIL image as pixels."""
+        if isinstance(image, (str, os.PathLike)):
+            try:
+                image = Path(image).read_bytes()
+            except OSError as error:
+                raise ImageError(f"the picture {str(image)!r} cannot be read: {error.strerror or error}") from None
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return self._input("image", np.array([[bytes(image)]], np.object_), "BYTES")
+        return self._input("pixels", load_image(image)[None], "UINT8")
+
+    def _input(self, name: str, array: np.ndarray, kind: str) -> Any:
+        tensor = self._grpc.InferInput(name, list(array.shape), kind)
+        tensor.set_data_from_numpy(array)
+        return tensor
+
+    def _told(self, error: Any) -> GlipExportError:
+        """What the server says, as the error that the Detector itself would raise."""
+        message = " ".join(str(error.message()).split())
+        code, colon, words = message.partition(": ")
+        if colon and code in _CODES:
+            return _CODES[code](words)
+        return BackendError(f"the Triton server {self.url} failed: {message}")
+
+
+def _detections(answer: Any, classes: tuple[str, ...]) -> Detections:
+    count = int(answer.as_numpy("count")[0, 0])
+    height, width = answer.as_numpy("image_size")[0].tolist()
+    return Detections(
+        boxes=answer.as_numpy("boxes")[0, :count],
+        scores=answer.as_numpy("scores")[0, :count],
+        labels=answer.as_numpy("labels")[0, :count],
+        classes=classes,
+        image_size=(height, width),
+    )

@@ -1,0 +1,1 @@
+"""NVIDIA Triton Inference Server: the model repository, and what its python backend runs."""
