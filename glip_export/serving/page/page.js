@@ -220,8 +220,10 @@ function askToken() {
   at["token-dialog"].showModal();
 }
 
-at["token-form"].addEventListener("submit", async () => {
+at["token-form"].addEventListener("submit", async (event) => {
+  event.preventDefault();
   client.token = at.token.value.trim();
+  at["token-dialog"].close();
   showError("");
   await loadModel();
   ask();
