@@ -16,8 +16,6 @@ class ImageCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.hits = 0
-        self.misses = 0
         self._bytes = 0
         self._pictures: OrderedDict[str, EncodedImages] = OrderedDict()
         self._lock = threading.Lock()
@@ -31,14 +29,11 @@ class ImageCache:
         return len(self._pictures)
 
     def get(self, key: str) -> EncodedImages | None:
-        """The picture's features, or None; counted as a hit or a miss."""
+        """The picture's features, or None."""
         with self._lock:
             found = self._pictures.get(key)
-            if found is None:
-                self.misses += 1
-                return None
-            self.hits += 1
-            self._pictures.move_to_end(key)
+            if found is not None:
+                self._pictures.move_to_end(key)
             return found
 
     def put(self, key: str, encoded: EncodedImages) -> None:
@@ -53,6 +48,12 @@ class ImageCache:
             self._bytes += size
             while self._bytes > self.max_bytes:
                 self._bytes -= _nbytes(self._pictures.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        """Lets go of all of them."""
+        with self._lock:
+            self._pictures.clear()
+            self._bytes = 0
 
 
 def _nbytes(encoded: EncodedImages) -> int:

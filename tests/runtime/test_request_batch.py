@@ -113,7 +113,7 @@ def test_a_picture_seen_before_needs_no_backbone(
     assert (first.cached, again.cached) == (False, True)
     assert Counter(name for name, _ in calls)["vision_backbone"] == made["vision_backbone"] == 1
     assert first.seconds["image"] > 0 and first.seconds["head"] > 0 and "image" not in again.seconds
-    assert len(batch.cache) == 1 and batch.cache.hits == 1
+    assert len(batch.cache) == 1
     none = BatchDetector(onnxruntime, image_cache_bytes=0)
     for _ in range(2):
         none.detect_each([Request(pictures[0], "cat")])

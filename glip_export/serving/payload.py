@@ -1,0 +1,233 @@
+"""The body of POST /v1/detect: multipart/form-data or JSON, checked against the server's limits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from glip_export.errors import PromptError
+from glip_export.prompt import Prompt
+from glip_export.serving.answers import BAD_PROMPT, BAD_REQUEST, TOO_LARGE, ServiceError
+from glip_export.serving.settings import Settings
+
+JSON = "application/json"
+MULTIPART = "multipart/form-data"
+MEDIA_TYPES = (JSON, MULTIPART)
+_FIELDS = ("image", "prompt", "name", "threshold", "deadline_ms")
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ImageId:
+    """A picture that the server may hold, by the SHA-256 of its bytes."""
+
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """A request as it was meant."""
+
+    images: tuple[bytes | ImageId, ...]
+    prompt: Prompt
+    threshold: float
+    deadline_ms: int | None
+
+
+def media_type(content_type: str) -> str:
+    """The type of a body that is understood; raises ServiceError (415)."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in MEDIA_TYPES:
+        raise ServiceError(BAD_REQUEST, f"the body is {MULTIPART} or {JSON}, not {_quote(content_type)}", status=415)
+    return kind
+
+
+def parse(body: bytes, content_type: str, settings: Settings) -> Payload:
+    """A body of one of MEDIA_TYPES; raises ServiceError."""
+    fields = _from_json(body) if media_type(content_type) == JSON else _from_multipart(body, content_type, settings)
+    images = fields.get("images")
+    if not isinstance(images, list) or not images:
+        raise ServiceError(BAD_REQUEST, "give one picture or more: parts named image, or a JSON list named images")
+    if len(images) > settings.max_pictures:
+        raise ServiceError(TOO_LARGE, f"{len(images)} pictures; at most {settings.max_pictures} a request are accepted")
+    return Payload(
+        tuple(image if isinstance(image, bytes) else _image(image, n) for n, image in enumerate(images, start=1)),
+        _prompt(fields.get("prompt"), settings),
+        _threshold(fields.get("threshold", 0.0)),
+        _deadline(fields.get("deadline_ms")),
+    )
+
+
+def _from_json(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        raise ServiceError(BAD_REQUEST, "the body is no valid JSON") from None
+    if not isinstance(document, dict):
+        raise ServiceError(BAD_REQUEST, 'the JSON is an object: {"images": [{"data": "<base64>"}], "prompt": "cat"}')
+    unknown = sorted(set(document) - {"images", "prompt", "threshold", "deadline_ms"})
+    if unknown:
+        raise ServiceError(
+            BAD_REQUEST,
+            f"there is no {_quote(unknown[0])} in a request: it has images, prompt, threshold and deadline_ms",
+        )
+    return document
+
+
+def _image(entry: object, number: int) -> bytes | ImageId:
+    """{"data": base64} or {"id": SHA-256}."""
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((key, value),) = entry.items()
+        if key == "id" and isinstance(value, str) and _ID.fullmatch(value):
+            return ImageId(value)
+        if key == "data" and isinstance(value, str):
+            try:
+                return base64.b64decode(value, validate=True)
+            except (binascii.Error, ValueError):
+                raise ServiceError(BAD_REQUEST, f"picture {number}: its data is no valid base64") from None
+    raise ServiceError(
+        BAD_REQUEST, f'picture {number} is {{"data": "<base64>"}} or {{"id": "<SHA-256 of its bytes, in hexadecimal>"}}'
+    )
+
+
+class _Form:
+    """Collects the parts of a multipart body."""
+
+    def __init__(self, max_parts: int) -> None:
+        self.parts: list[tuple[str, bytes]] = []
+        self._max_parts = max_parts
+        self._headers: dict[bytes, bytes] = {}
+        self._name = b""
+        self._value = b""
+        self._data = bytearray()
+
+    def callbacks(self) -> dict[str, Any]:
+        """For python_multipart's parser."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_part_data": self._part_data,
+            "on_part_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        if len(self.parts) >= self._max_parts:
+            raise ServiceError(TOO_LARGE, f"the form has more than {self._max_parts} parts")
+        self._headers, self._data = {}, bytearray()
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name = self._value = b""
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += data[start:end]
+
+    def _end(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name not in _FIELDS:
+            raise ServiceError(BAD_REQUEST, f"there is no {_quote(name)} in a form: it has {', '.join(_FIELDS)}")
+        self.parts.append((name, bytes(self._data)))
+
+
+def _from_multipart(body: bytes, content_type: str, settings: Settings) -> dict[str, Any]:
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise ServiceError(BAD_REQUEST, "the form's Content-Type names no boundary")
+    form = _Form(settings.max_pictures + settings.max_names + len(_FIELDS))
+    try:
+        parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        raise ServiceError(BAD_REQUEST, "the form is no valid multipart/form-data") from None
+    if form.parts and not _is_closed(body, boundary):
+        raise ServiceError(BAD_REQUEST, "the form is cut off: its last boundary is missing")
+    fields: dict[str, Any] = {"images": [data for name, data in form.parts if name == "image"]}
+    names = [_text(data, "name") for name, data in form.parts if name == "name"]
+    for key in ("prompt", "threshold", "deadline_ms"):
+        values = [_text(data, key) for name, data in form.parts if name == key]
+        if len(values) > 1:
+            raise ServiceError(BAD_REQUEST, f"the form has {key} {len(values)} times")
+        if values:
+            fields[key] = values[0] if key == "prompt" else _number(values[0], key)
+    if names and "prompt" in fields:
+        raise ServiceError(BAD_REQUEST, "the form has a prompt and names: give one of them")
+    if names:
+        fields["prompt"] = names
+    return fields
+
+
+def _is_closed(body: bytes, boundary: bytes) -> bool:
+    return b"--" + boundary + b"--" in body[-len(boundary) - 256 :]
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ServiceError(BAD_REQUEST, f"{name} is no valid UTF-8") from None
+
+
+def _number(text: str, name: str) -> float | int:
+    try:
+        return int(text) if name == "deadline_ms" else float(text)
+    except ValueError:
+        raise ServiceError(BAD_REQUEST, f"{name} is a number, not {_quote(text)}") from None
+
+
+def _prompt(value: object, settings: Settings) -> Prompt:
+    if not isinstance(value, (str, list)):
+        raise ServiceError(
+            BAD_PROMPT, 'say what to look for: prompt is a text, "cat. remote control", or a list of names'
+        )
+    if isinstance(value, list) and len(value) > settings.max_names:
+        raise ServiceError(BAD_PROMPT, f"{len(value)} names; at most {settings.max_names} are accepted")
+    characters = sum(len(name) for name in value if isinstance(name, str))  # of a text too
+    if characters > settings.max_characters:
+        raise ServiceError(
+            BAD_PROMPT, f"the prompt has {characters} characters; at most {settings.max_characters} are accepted"
+        )
+    try:
+        prompt = Prompt.of(value)
+    except PromptError as error:
+        raise ServiceError(BAD_PROMPT, str(error)) from None
+    if len(prompt.names) > settings.max_names:
+        raise ServiceError(BAD_PROMPT, f"{len(prompt.names)} names; at most {settings.max_names} are accepted")
+    return prompt
+
+
+def _threshold(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:  # NaN is neither
+        raise ServiceError(BAD_REQUEST, f"threshold is a number from 0 to 1, not {_quote(value)}")
+    return float(value)
+
+
+def _deadline(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= math.inf:
+        raise ServiceError(BAD_REQUEST, f"deadline_ms is a whole number of milliseconds from 1, not {_quote(value)}")
+    return value
+
+
+def _quote(value: object) -> str:
+    """On one line and short, whatever it is."""
+    text = repr(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,155 @@
+"""The request and the answers in words of OpenAPI; what a body really holds is checked in `payload`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from glip_export.serving.answers import CODES
+from glip_export.serving.payload import JSON, MULTIPART
+
+BOX = "x1, y1, x2, y2 in the pixels of the picture as given, upright where its EXIF turns it"
+
+
+class ImageSize(BaseModel):
+    """A picture of the request."""
+
+    id: str = Field(description="SHA-256 of its bytes; names it in a later request while the server holds it")
+    width: int
+    height: int
+
+
+class Detection(BaseModel):
+    """One object."""
+
+    name: str
+    label: int = Field(description="index of the name in classes")
+    score: float
+    box: tuple[float, float, float, float] = Field(description=BOX)
+
+
+class PictureResult(BaseModel):
+    """One picture's detections, by falling score."""
+
+    image: ImageSize
+    classes: list[str]
+    detections: list[Detection]
+
+
+class DetectAnswer(BaseModel):
+    """Every picture's result, each as if it were asked for alone."""
+
+    results: list[PictureResult]
+    timing_ms: dict[str, float] = Field(
+        description="queue, image, text, head and total; total begins with the body read"
+    )
+    cached: list[bool] = Field(description="of each picture, whether its features were held")
+
+
+class ModelAnswer(BaseModel):
+    """What the server runs, and its limits."""
+
+    name: str
+    backend: str
+    version: str
+    classes_default: list[str] | None
+    max_bytes: int = Field(description="of a request's body")
+    max_pixels: int = Field(description="of a picture")
+    max_pictures: int = Field(description="a request")
+    max_names: int = Field(description="a prompt")
+    max_characters: int = Field(description="a prompt")
+    deadline_ms: int
+
+
+class ErrorBody(BaseModel):
+    """Why a request was not answered."""
+
+    code: str = Field(json_schema_extra={"enum": list(CODES)})
+    message: str = Field(description="one line for a person")
+
+
+class ErrorAnswer(BaseModel):
+    """As every error is answered."""
+
+    error: ErrorBody
+
+
+_PROMPT = {
+    "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    "description": 'names with stops between, "cat. remote control", or a list of names',
+}
+_THRESHOLD = {
+    "type": "number",
+    "minimum": 0,
+    "maximum": 1,
+    "default": 0,
+    "description": "detections from this score on",
+}
+_DEADLINE = {"type": "integer", "minimum": 1, "description": "answer within so many milliseconds, or not at all"}
+_IMAGE = {
+    "oneOf": [
+        {
+            "type": "object",
+            "properties": {"data": {"type": "string", "contentEncoding": "base64"}},
+            "required": ["data"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {"id": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
+            "required": ["id"],
+            "additionalProperties": False,
+        },
+    ]
+}
+
+REQUEST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            MULTIPART: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
+                        "prompt": {"type": "string", "description": 'names with stops between: "cat. remote control"'},
+                        "name": {"type": "array", "items": {"type": "string"}, "description": "in place of prompt"},
+                        "threshold": _THRESHOLD,
+                        "deadline_ms": _DEADLINE,
+                    },
+                    "required": ["image"],
+                }
+            },
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "images": {"type": "array", "items": _IMAGE, "minItems": 1},
+                        "prompt": _PROMPT,
+                        "threshold": _THRESHOLD,
+                        "deadline_ms": _DEADLINE,
+                    },
+                    "required": ["images", "prompt"],
+                    "additionalProperties": False,
+                }
+            },
+        },
+    }
+}
+
+_ERRORS = {
+    400: "bad_image, bad_prompt or bad_request",
+    401: "unauthorized",
+    404: "unknown_image: send its data again",
+    408: "the body took too long",
+    413: "too_large",
+    415: "the body is of another type",
+    429: "busy: try again after Retry-After seconds",
+    500: "internal",
+    503: "shutting down",
+    504: "deadline",
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": text} for status, text in _ERRORS.items()
+}
