@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # Every extra that a machine without a GPU can use. Not `gpu`: onnxruntime-gpu overwrites onnxruntime's files.
-EXTRAS := export,hub,openvino,trt,cuda,train,eval,bench,serve,dev
+EXTRAS := export,hub,openvino,trt,cuda,train,eval,bench,serve,triton,dev
 
 # Two workers of one thread each: more threads than cores make torch several times slower.
 WORKERS ?= 2
@@ -13,7 +13,7 @@ TEST_THREADS ?= 1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu bench-gpu lint clean
+.PHONY: help setup demo serve test triton-server test-gpu bench-gpu lint clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +42,18 @@ demo: $(READY) ## Export a small checkpoint, verify it, and detect on a photo in
 	$(BIN)/glip-export detect glip_export/data/pictures/cat.jpg --prompt "cat. remote control" \
 		--bundle engines/demo --threshold 0.68 --output demo-output --json demo-output/detections.json
 
-test: $(READY) ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
+serve: $(READY) engines/demo/manifest.json ## Serve the demo model with its live page; prints the address
+	@$(BIN)/glip-export serve engines/demo $(ARGS)
+
+engines/demo/manifest.json: demo/glip_demo.safetensors demo/config.yaml demo/bert_config.json | $(READY)
+	$(BIN)/glip-export onnx --weights $< --config demo/config.yaml --bert-config demo/bert_config.json --output engines/demo
+
+test: $(READY) triton-server ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
 	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)
+
+# A real tritonserver for the CPU, from a wheel; where there is none for this Python or machine, its tests are skipped.
+triton-server: $(READY)
+	@$(BIN)/python tests/triton_server.py
 
 test-gpu: $(READY) ## Run the tests that need an NVIDIA GPU; each says why it is skipped
 	@$(BIN)/python -m pytest -q -rs tests/gpu $(ARGS)

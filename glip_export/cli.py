@@ -159,6 +159,7 @@ def verify(
 
 @app.command()
 def detect(
+    context: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Pictures; run as one batch, padded together.")],
     prompt: Annotated[str, typer.Option(help='What to look for, names with stops between: "cat. remote control".')],
     bundle: BundleOption = None,
@@ -182,15 +183,40 @@ def detect(
             show_default=False,
         ),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Have it done by a running glip-export serve, each picture alone.",
+            show_default=False,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the server's token; by default the variable GLIP_EXPORT_TOKEN, if set.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Detect what a prompt names; writes annotated pictures, and with --json or --html all boxes whatever their score.
 
     Example: glip-export detect photo.jpg --prompt "cat. remote control" --html gallery.html
     """
     from glip_export.commands.detect import run
+    from glip_export.commands.detect_source import LocalSource, ServerSource, Source, check_only_local
 
-    opened = bundle_or_newest(bundle)
-    run(images, prompt, opened, backend, threshold, batch_size, chunk, output, weights, threads, json, html)
+    source: Source
+    if server is None:
+        if token_file is not None:
+            raise GlipExportError("--token-file is for --server: leave it out, or name the server")
+        source = LocalSource(bundle_or_newest(bundle), backend, batch_size, chunk, weights, threads)
+    else:
+        local = ("bundle", "backend", "batch_size", "chunk", "weights", "threads")
+        check_only_local([name for name in local if _was_given(context, name)])
+        source = ServerSource(server, token_file)
+    run(images, prompt, source, threshold, output, json, html)
 
 
 @evaluations.command()
@@ -300,9 +326,76 @@ def triton(
     run(bundle_or_newest(bundle), output, settings, gpu)
 
 
+@app.command()
+def serve(
+    bundle: BundleArgument = None,
+    backend: Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, or auto for the fastest.")] = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    threads: Threads = None,
+    weights: WeightsAgain = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the token that clients must bear; by default the variable GLIP_EXPORT_TOKEN, if set.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Pictures a run.")] = 8,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, help="That a picture waits for others; not where a CPU runs them in turn.")
+    ] = 5.0,
+    deadline_ms: Annotated[int, typer.Option(min=1, help="The longest that a request may take, and the default.")] = (
+        10_000
+    ),
+    max_queue: Annotated[int, typer.Option(min=1, help="Pictures accepted and not yet answered.")] = 64,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 32_000_000,
+    max_held_bytes: Annotated[int, typer.Option(min=1, help="Of all bodies that are being received.")] = 256_000_000,
+    max_pixels: Annotated[int, typer.Option(min=4, help="Of a picture.")] = 25_000_000,
+    max_pictures: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
+    max_names: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 1500,
+    max_characters: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 50_000,
+    max_header_bytes: Annotated[int, typer.Option(min=1024, help="Of a request.")] = 32_768,
+    upload_seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive.")] = 30.0,
+    image_cache_mb: Annotated[
+        int, typer.Option("--image-cache", min=0, help="MB kept of pictures' features; 21 each for GLIP-T at 800x1216.")
+    ] = 256,
+) -> None:
+    """Serve a bundle over HTTP, with a live page at the address that it prints.
+
+    POST /v1/detect takes pictures and a prompt; see /openapi.json. SIGTERM and Ctrl+C end it once all that was
+    accepted is answered. Example: glip-export serve engines/glip_tiny --port 8000
+    """
+    from glip_export.commands.serve import run
+    from glip_export.serving.settings import Settings
+
+    settings = Settings(
+        max_bytes=max_bytes,
+        max_held_bytes=max_held_bytes,
+        max_pixels=max_pixels,
+        max_pictures=max_pictures,
+        max_names=max_names,
+        max_characters=max_characters,
+        max_header_bytes=max_header_bytes,
+        max_queue=max_queue,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        deadline_ms=deadline_ms,
+        upload_seconds=upload_seconds,
+        cache_bytes=image_cache_mb * 1_000_000,
+    )
+    run(bundle_or_newest(bundle), backend, host, port, threads, weights, token_file, settings)
+
+
 def main() -> None:
     """The entry point."""
     run_app(app, "glip-export")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _overrides(words: list[str] | None) -> tuple[str, ...]:

@@ -27,3 +27,14 @@ class ImageError(GlipExportError):
 
 class BackendError(GlipExportError):
     """A runtime backend that is unknown, not installed, or has no device."""
+
+
+class ServerError(GlipExportError):
+    """What a server answers in place of detections, or that it does not answer."""
+
+    def __init__(self, message: str, code: str, status: int | None = None, retry_after: float | None = None) -> None:
+        """code: the server's own (bad_image, busy, deadline, ...), unreachable or unknown. retry_after: seconds."""
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after

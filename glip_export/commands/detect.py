@@ -11,26 +11,21 @@ from rich.progress import Progress
 from rich.table import Table
 
 from glip_export.commands.console import console
+from glip_export.commands.detect_source import Source
 from glip_export.detections import Detections
 from glip_export.errors import GlipExportError
 from glip_export.files import atomic_path, atomic_write_text
 from glip_export.gallery import GalleryPicture, write_gallery
 from glip_export.image import U8, load_image
 from glip_export.prompt import Prompt
-from glip_export.runtime.detector import Detector
 
 
 def run(
     images: Sequence[Path],
     prompt: str,
-    bundle: Path,
-    backend: str,
+    source: Source,
     threshold: float,
-    batch_size: int | None,
-    chunk: int | None,
     output: Path,
-    weights: str | None,
-    threads: int | None,
     json: Path | None,
     html: Path | None = None,
 ) -> None:
@@ -38,14 +33,12 @@ def run(
     parsed = Prompt.of(prompt)
     targets = _targets(images, output)
     pictures = [load_image(image) for image in images]  # all are looked at before the first is run
-    detector = Detector.open(bundle, backend, threads, weights)
-    size = batch_size or len(pictures)
     results: list[Detections] = []
     started = time.perf_counter()
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("detecting", total=len(pictures))
-        for start in range(0, len(pictures), size):
-            results += detector.detect(pictures[start : start + size], parsed, chunk=chunk)
+        for found in source.detect(images, pictures, parsed):
+            results += found
             progress.update(task, completed=len(results))
     seconds = time.perf_counter() - started
     for picture, detections, target in zip(pictures, results, targets, strict=True):
@@ -55,11 +48,10 @@ def run(
             {"file": str(image), "annotated": str(target), **detections.to_dict()}
             for image, target, detections in zip(images, targets, results, strict=True)
         ]
-        document = {"bundle": str(bundle), "backend": backend, "prompt": prompt, "results": entries}
+        document = {**source.describe(), "prompt": prompt, "results": entries}
         atomic_write_text(json, json_module.dumps(document, indent=1) + "\n")
     if html is not None:
-        source = f"{bundle.resolve().name} on {backend}"
-        write_gallery(html, _gallery(images, pictures, results), prompt, source, threshold)
+        write_gallery(html, _gallery(images, pictures, results), prompt, source.title, threshold)
     console.print(_table(images, results, threshold))
     written = ", ".join(str(path) for path in (output, json, html) if path is not None)
     console.print(f"{len(pictures)} picture(s) in {seconds:.2f} s; annotated in {written}")

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import hmac
-import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
-
-from glip_export.errors import GlipExportError
-
-TOKEN_VARIABLE = "GLIP_EXPORT_TOKEN"
-MIN_TOKEN = 16  # characters
 
 # The page's own files, pictures that it made, the camera; no other host, no inline script, no frame around it.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -54,24 +47,6 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-def read_token(file: Path | None) -> str | None:
-    """The token of a file, or of the environment's GLIP_EXPORT_TOKEN, or None; raises GlipExportError."""
-    if file is None:
-        token, source = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
-        if token is None:
-            return None
-    else:
-        source = f"--token-file {file}"
-        try:
-            token = file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise GlipExportError(f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    token = token.strip()
-    if len(token) < MIN_TOKEN or not token.isascii() or any(character.isspace() for character in token):
-        raise GlipExportError(f"{source} holds no token of {MIN_TOKEN} or more ASCII characters without a space")
-    return token
 
 
 def is_authorized(header: str | None, token: str | None) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from glip_export.commands.detect import run
+from glip_export.commands.detect_source import LocalSource
 from glip_export.detections import Detections
 from glip_export.drawing import _contrast, class_color
 from glip_export.gallery import GalleryPicture, write_gallery
@@ -25,7 +26,7 @@ def detected(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     page, report = folder / "gallery.html", folder / "detections.json"
     pictures = [PICTURES / "cat.jpg", PICTURES / "rocket.jpg"]
     prompt = "cat. remote control"
-    run(pictures, prompt, tiny_bundle, "onnxruntime", 0.6, 1, None, folder / "out", None, None, report, page)
+    run(pictures, prompt, LocalSource(tiny_bundle, "onnxruntime", batch_size=1), 0.6, folder / "out", report, page)
     results = json.loads(report.read_text())["results"]
     return page.as_uri(), [result["detections"] for result in results]
 
