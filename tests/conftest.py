@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from glip_export.model.glip import Glip
 
 DATA = Path(__file__).parent / "data"
+DEMO = Path(__file__).parents[1] / "demo"
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +58,25 @@ def tiny_model(oracle_tiny: Path) -> Glip:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_model: Glip, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small GLIP's bundle, exported once for all of pytest's workers; not to be changed."""
+    return _exported_once("tiny", lambda: tiny_model, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained demo model's bundle, exported once for all of pytest's workers; not to be changed."""
+    weights = DEMO / "glip_demo.safetensors"
+    if not weights.exists():
+        pytest.skip(f"the demo model's weights {weights.name} are not there yet")
+
+    def load() -> Glip:
+        from glip_export import load_model
+
+        return load_model(weights, DEMO / "config.yaml", bert_config=DEMO / "bert_config.json")
+
+    return _exported_once("demo", load, tmp_path_factory)
+
+
+def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest.TempPathFactory) -> Path:
     from filelock import FileLock
 
     from glip_export import export_onnx
@@ -63,8 +84,8 @@ def tiny_bundle(tiny_model: Glip, tmp_path_factory: pytest.TempPathFactory) -> P
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # the same for all workers of this run
-    bundle = shared / "tiny"
-    with FileLock(shared / "tiny.lock"):
+    bundle = shared / name
+    with FileLock(shared / f"{name}.lock"):
         if not bundle.exists():
-            export_onnx(tiny_model, bundle)
+            export_onnx(load(), bundle)
     return bundle

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from glip_export import __version__
 from glip_export.bundle import Bundle
 from glip_export.commands.console import console
 from glip_export.errors import GlipExportError
 from glip_export.evaluation import CocoDataset, CocoResult, Journal, evaluate_coco
 from glip_export.evaluation.coco import prompt_for
+from glip_export.evaluation.identity import identity
+from glip_export.evaluation.problems import refuse
 from glip_export.evaluation.report import CocoReport, signed
-from glip_export.files import MANIFEST, atomic_write_text, sha256_file
+from glip_export.files import atomic_write_text
 from glip_export.prompt import Prompt
 from glip_export.runtime.detector import Detector
 
@@ -54,25 +56,22 @@ def run_coco(
         raise GlipExportError("--max-ap-difference compares backends: give --backend twice or more")
     dataset = CocoDataset.read(annotations, images, options.limit)
     prompt_for(dataset, options.names)
+    if options.strict and dataset.problems:
+        raise refuse(dataset.problems[0], dataset.path)
     opened = Bundle.open(bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
     folder = output or Path("evaluation") / f"{bundle.resolve().name}-{annotations.stem}"
-    identity = _identity(dataset, opened, options)
-    openers = _openers(bundle, backends, options)
+    identities = {backend: _identity(backend, dataset, opened, options) for backend in backends}
+    kept = _check_backends(bundle, backends, options, folder)
     results = {}
     with _progress() as progress:
         for backend in backends:
+            opener = partial(_open, bundle, backend, options, kept)
             target = folder / backend_folder(backend)
-            with Journal.open(target / JOURNAL, {"backend": backend, **identity}) as journal:
-                if journal.note:
-                    old = f"{target / JOURNAL}.old"
-                    progress.console.print(
-                        f"{target} was of another evaluation ({journal.note}): started over, the old one is in {old}",
-                        soft_wrap=True,
-                        markup=False,
-                    )
-                results[backend] = _evaluate(progress, backend, openers[backend], dataset, options, journal)
-            atomic_write_text(target / DETECTIONS, json_module.dumps(results[backend].detections) + "\n")
-    asked = {"bundle": str(bundle), "model": opened.config.name, "weights_sha256": opened.weights.sha256, **identity}
+            results[backend] = _evaluate(progress, target, identities[backend], opener, dataset, options)
+    asked = {
+        **{"bundle": str(bundle), "model": opened.config.name, "weights_sha256": opened.weights.sha256},
+        **{key: value for key, value in identities[backends[0]].items() if key != "backend"},
+    }
     report = CocoReport(dataset, results, asked, max_ap_difference)
     for table in report.tables():
         console.print(table)
@@ -107,44 +106,36 @@ def read_names(words: str | None) -> tuple[str, ...] | None:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _identity(dataset: CocoDataset, bundle: Bundle, options: Options) -> dict[str, Any]:
-    """What tells this evaluation from all others: only an equal one is gone on with."""
-    return {
-        "glip-export": __version__,
-        "manifest_sha256": sha256_file(bundle.path / MANIFEST),
-        "annotations_sha256": dataset.sha256,
-        "pictures_sha256": dataset.pictures_digest(),
-        "names": list(dataset.names if options.names is None else options.names),
-        "batch": options.batch,
-        "chunk": options.chunk,
-        "aspect_groups": options.aspect_groups,
-        "limit": options.limit,
-    }
+def _identity(backend: str, dataset: CocoDataset, bundle: Bundle, options: Options) -> dict[str, Any]:
+    asked = (options.names, options.batch, options.chunk, options.aspect_groups, options.limit)
+    return identity(backend, dataset, bundle, *asked)
 
 
-def _openers(bundle: Path, backends: Sequence[str], options: Options) -> Mapping[str, Callable[[], Detector]]:
-    """What opens each backend; the first one used opens those after it once too, lest they fail hours later."""
-    checked = False
+def _check_backends(bundle: Path, backends: Sequence[str], options: Options, folder: Path) -> dict[str, Detector]:
+    """Opens each backend that has not begun, lest one fail hours later; keeps the first, if it is among them."""
+    kept: dict[str, Detector] = {}
+    for backend in backends:
+        if not (folder / backend_folder(backend) / JOURNAL).exists():
+            detector = _open(bundle, backend, options, {})
+            if backend == backends[0]:
+                kept[backend] = detector
+    return kept
 
-    def open_backend(backend: str) -> Detector:
-        nonlocal checked
-        for later in () if checked else backends[backends.index(backend) + 1 :]:
-            Detector.open(bundle, later, options.threads, options.weights)
-        checked = True
-        return Detector.open(bundle, backend, options.threads, options.weights)
 
-    return {backend: lambda backend=backend: open_backend(backend) for backend in backends}  # type: ignore[misc]
+def _open(bundle: Path, backend: str, options: Options, kept: dict[str, Detector]) -> Detector:
+    return kept.pop(backend, None) or Detector.open(bundle, backend, options.threads, options.weights)
 
 
 def _evaluate(
     progress: Progress,
-    backend: str,
+    folder: Path,
+    asked: Mapping[str, Any],
     opener: Callable[[], Detector],
     dataset: CocoDataset,
     options: Options,
-    journal: Journal,
 ) -> CocoResult:
-    task = progress.add_task(backend, total=len(dataset.images))
+    """One backend with a bar of its own; its journal and, once it is through, its detections go to `folder`."""
+    task = progress.add_task(asked["backend"], total=len(dataset.images))
     known = False
 
     def tell(done: int) -> None:
@@ -155,17 +146,26 @@ def _evaluate(
             progress.reset(task, completed=done)
         known = True
 
-    return evaluate_coco(
-        opener,
-        dataset,
-        options.names,
-        batch=options.batch,
-        chunk=options.chunk,
-        aspect_groups=options.aspect_groups,
-        journal=journal,
-        strict=options.strict,
-        progress=tell,
-    )
+    with Journal.open(folder / JOURNAL, asked) as journal:
+        if journal.note:
+            (folder / DETECTIONS).unlink(missing_ok=True)
+            words = (
+                f"{folder} was of another evaluation ({journal.note}): started over, {JOURNAL}.old is what was there"
+            )
+            progress.console.print(words, soft_wrap=True, markup=False)
+        result = evaluate_coco(
+            opener,
+            dataset,
+            options.names,
+            batch=options.batch,
+            chunk=options.chunk,
+            aspect_groups=options.aspect_groups,
+            journal=journal,
+            strict=options.strict,
+            progress=tell,
+        )
+    atomic_write_text(folder / DETECTIONS, json_module.dumps(result.detections) + "\n")
+    return result
 
 
 def _verdict(report: CocoReport) -> bool:

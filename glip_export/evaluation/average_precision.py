@@ -43,11 +43,7 @@ def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids:
 
     Raises GlipExportError without pycocotools.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise GlipExportError("average precision needs pycocotools: pip install 'glip-export[eval]'") from error
+    coco, cocoeval = load_pycocotools()
     # Places instead of ids: pycocotools takes an annotation with the id 0 for none, and ids may be of any size.
     images = {image_id: place for place, image_id in enumerate(image_ids)}
     categories = {category_id: place for place, category_id in enumerate(dataset.category_ids)}
@@ -67,8 +63,8 @@ def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids:
         for result in results
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it works
-        evaluation = COCOeval(
-            *(_index(COCO(), images, categories, entries) for entries in (truth, found)), iouType="bbox"
+        evaluation = cocoeval(
+            *(_index(coco(), images, categories, entries) for entries in (truth, found)), iouType="bbox"
         )
         evaluation.evaluate()
         evaluation.accumulate()
@@ -81,6 +77,16 @@ def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids:
             for place, category in enumerate(dataset.categories)
         ),
     )
+
+
+def load_pycocotools() -> tuple[Any, Any]:
+    """Its COCO and COCOeval. Raises GlipExportError where it is not installed."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise GlipExportError("average precision needs pycocotools: pip install 'glip-export[eval]'") from error
+    return COCO, COCOeval
 
 
 def _entry(image: int, category: int, box: Sequence[float], **others: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from glip_export.detections import Detections
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.evaluation.average_precision import Scores, score
+from glip_export.evaluation.average_precision import Scores, load_pycocotools, score
 from glip_export.evaluation.dataset import CocoDataset
 from glip_export.evaluation.entries import CocoImage
 from glip_export.evaluation.journal import Journal
@@ -58,6 +58,7 @@ def evaluate_coco(
     scaled to the picture's annotated size where its file has another. Raises GlipExportError if there are not as many
     names as categories, if no picture can be read, and without pycocotools; else what `detect` raises.
     """
+    load_pycocotools()  # told before hours of detecting, not after
     prompt = prompt_for(dataset, names)
     if strict and dataset.problems:
         raise refuse(dataset.problems[0], dataset.path)

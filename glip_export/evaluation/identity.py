@@ -1,0 +1,36 @@
+"""What tells one evaluation from all others: only the journal of an equal one is gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from glip_export import __version__
+from glip_export.bundle import Bundle
+from glip_export.evaluation.dataset import CocoDataset
+from glip_export.files import MANIFEST, sha256_file
+
+
+def identity(
+    backend: str,
+    dataset: CocoDataset,
+    bundle: Bundle,
+    names: Sequence[str] | None,
+    batch: int,
+    chunk: int | None = None,
+    aspect_groups: bool = False,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """The identity of an evaluation with those arguments, as `Journal.open` takes it."""
+    return {
+        "backend": backend,
+        "glip-export": __version__,
+        "manifest_sha256": sha256_file(bundle.path / MANIFEST),
+        "annotations_sha256": dataset.sha256,
+        "pictures_sha256": dataset.pictures_digest(),
+        "names": list(dataset.names if names is None else names),
+        "batch": batch,
+        "chunk": chunk,
+        "aspect_groups": aspect_groups,
+        "limit": limit,
+    }
