@@ -45,7 +45,7 @@ def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids:
     """
     coco, cocoeval = load_pycocotools()
     # Places instead of ids: pycocotools takes an annotation with the id 0 for none, and ids may be of any size.
-    images = {image_id: place for place, image_id in enumerate(image_ids)}
+    images = {image_id: place for place, image_id in enumerate(sorted(image_ids))}
     categories = {category_id: place for place, category_id in enumerate(dataset.category_ids)}
     truth = [
         _entry(images[item.image_id], categories[item.category_id], item.box, area=item.area, iscrowd=int(item.crowd))

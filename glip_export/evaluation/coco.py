@@ -60,9 +60,9 @@ def evaluate_coco(
     """
     load_pycocotools()  # told before hours of detecting, not after
     prompt = prompt_for(dataset, names)
-    if strict and dataset.problems:
-        raise refuse(dataset.problems[0], dataset.path)
     records = [] if journal is None else journal.records
+    if strict and (known := [*dataset.problems, *_problems(records)]):
+        raise refuse(known[0], dataset.path)
     groups = in_groups(dataset.images, aspect_groups)
     order = [image.id for group in groups for image in group]
     tried = [image_id for record in records for image_id in record["pictures"]]
@@ -123,7 +123,7 @@ def _as_annotated(detections: Detections, image: CocoImage) -> Detections:
 
 
 def _result(dataset: CocoDataset, records: Sequence[dict[str, Any]]) -> CocoResult:
-    problems = tuple(Problem(kind, text) for record in records for kind, text in record["problems"])
+    problems = tuple(_problems(records))
     read = [
         image_id for record in records for image_id in record["pictures"] if image_id not in set(record["left_out"])
     ]
@@ -132,3 +132,7 @@ def _result(dataset: CocoDataset, records: Sequence[dict[str, Any]]) -> CocoResu
     detections = [result for record in records for result in record["results"]]
     seconds = sum(record["seconds"] for record in records)
     return CocoResult(score(dataset, detections, read), detections, len(read), problems, seconds)
+
+
+def _problems(records: Sequence[dict[str, Any]]) -> list[Problem]:
+    return [Problem(kind, text) for record in records for kind, text in record["problems"]]

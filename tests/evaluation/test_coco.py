@@ -141,6 +141,14 @@ def test_what_a_journal_holds_is_not_computed_again(dataset: CocoDataset, tmp_pa
     assert done[0] == [0, 4, 8][stop] and done[-1] == 8
 
 
+def test_strict_looks_at_what_the_journal_holds_too(dataset: CocoDataset, tmp_path: Path) -> None:
+    dataset.images[1].path.unlink()
+    with Journal.open(tmp_path / "progress.jsonl", {}) as journal:
+        evaluate_coco(right(SIZES), dataset, journal=journal)
+        with pytest.raises(GlipExportError, match="picture 2"):
+            evaluate_coco(right(SIZES), dataset, journal=journal, strict=True)
+
+
 def test_a_whole_journal_opens_no_detector(dataset: CocoDataset, tmp_path: Path) -> None:
     def never() -> Answers:
         raise AssertionError("opened")
