@@ -26,7 +26,7 @@ from glip_export.serving.detection import ClientGoneError, DetectionService
 from glip_export.serving.metrics import CONTENT_TYPE
 from glip_export.serving.page_files import PageFile, read_page
 from glip_export.serving.scheduler import Scheduler
-from glip_export.serving.security import SecurityHeaders, is_authorized
+from glip_export.serving.security import Security, is_authorized
 from glip_export.serving.settings import Settings
 
 log = logging.getLogger("glip_export.serving")
@@ -58,7 +58,7 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
         lifespan=lifespan,
         responses={401: schema.RESPONSES[401]} if token else None,
     )
-    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Security, max_header_bytes=settings.max_header_bytes)
 
     def check_token(request: Request) -> None:
         if not is_authorized(request.headers.get("authorization"), token):
@@ -83,8 +83,9 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
             metrics.gone.inc()
             count(request, CLIENT_GONE)
             return Response(status_code=CLIENT_GONE)
-        except ServiceError:
-            await service.uploads.discard(request)
+        except ServiceError as error:
+            if error.status != HTTPStatus.REQUEST_TIMEOUT:  # whose body stands still
+                await service.uploads.discard(request)
             raise
         count(request, HTTPStatus.OK)
         return json_response(document)

@@ -6,6 +6,8 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from glip_export.serving.answers import TOO_LARGE, ServiceError, error_response
+
 # The page's own files, pictures that it made, the camera; no other host, no inline script, no frame around it.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -32,11 +34,12 @@ Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
-class SecurityHeaders:
-    """ASGI middleware: HEADERS on every answer."""
+class Security:
+    """ASGI middleware: HEADERS on every answer, and none but 431 for a request with more than max_header_bytes."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, max_header_bytes: int) -> None:
         self._app = app
+        self._max_header_bytes = max_header_bytes
 
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
@@ -46,7 +49,12 @@ class SecurityHeaders:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        app = self._app
+        size = sum(len(name) + len(value) for name, value in scope.get("headers", ()))
+        if scope["type"] == "http" and size > self._max_header_bytes:  # what came at once, h11 does not limit
+            message = f"the headers are larger than {self._max_header_bytes} bytes"
+            app = error_response(ServiceError(TOO_LARGE, message, status=431))
+        await app(scope, receive, send_with_headers)
 
 
 def is_authorized(header: str | None, token: str | None) -> bool:

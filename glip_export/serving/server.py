@@ -46,13 +46,17 @@ def serve(app: FastAPI, scheduler: Scheduler, settings: Settings, listening: soc
 
     A second signal ends it at once.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    protocol = type("Protocol", (PatientProtocol,), {"header_seconds": settings.upload_seconds})
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=form)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # not a line for every malformed request
+    make_server(app, scheduler, settings).run(sockets=[listening])
+
+
+def make_server(app: FastAPI, scheduler: Scheduler, settings: Settings) -> GracefulServer:
+    """uvicorn with the limits of settings; `run(sockets=[...])` serves."""
     config = uvicorn.Config(
         app,
-        http=protocol,
+        http=type("Protocol", (PatientProtocol,), {"header_seconds": settings.upload_seconds}),
         ws="none",
         h11_max_incomplete_event_size=settings.max_header_bytes,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -62,11 +66,10 @@ def serve(app: FastAPI, scheduler: Scheduler, settings: Settings, listening: soc
         server_header=False,
         proxy_headers=False,
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # not a line for every malformed request
-    _Server(config, scheduler).run(sockets=[listening])
+    return GracefulServer(config, scheduler)
 
 
-class _Server(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """uvicorn's server, which first lets the scheduler finish, still answering, and only then closes."""
 
     def __init__(self, config: uvicorn.Config, scheduler: Scheduler) -> None:
@@ -83,7 +86,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._stop)
+            loop.call_soon_threadsafe(self.stop)
 
         previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {
             number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
@@ -94,7 +97,8 @@ class _Server(uvicorn.Server):
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Finishes what was accepted and ends; called again, ends at once. From the event loop's thread."""
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
         else:

@@ -27,7 +27,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < (0 if name in ("max_wait_ms", "cache_bytes") else 1):
+            if value < 0 or (value == 0 and name not in ("max_wait_ms", "cache_bytes")):
                 raise GlipExportError(f"{_option(name)} is {value:g}, which leaves nothing to serve")
         if self.max_pictures > self.max_queue:
             raise GlipExportError(

@@ -1,0 +1,149 @@
+"""An HTTP service in a thread of the tests, over a model whose time and mistakes a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import raw_http
+
+from glip_export.detections import Detections
+from glip_export.errors import BackendError, ImageError
+from glip_export.prompt import Prompt
+from glip_export.runtime.image_cache import ImageCache
+from glip_export.runtime.request_batch import Answer, DroppedError, PreparedImage, Request, image_key
+from glip_export.serving.app import make_app
+from glip_export.serving.metrics import Metrics
+from glip_export.serving.scheduler import Scheduler
+from glip_export.serving.server import GracefulServer, address, listen, make_server
+from glip_export.serving.settings import Settings
+
+
+@dataclass
+class FakeModel:
+    """In place of a BatchDetector: takes `seconds` a picture, and finds one box that only that picture has.
+
+    The picture b"break" raises an error that nobody expects, b"fail" the backend's; b"bad..." is no picture.
+    """
+
+    seconds: float = 0.0
+    runs_in_turn: bool = True
+    prepare_seconds: float = 0.0
+    may_run: threading.Event = field(default_factory=threading.Event)
+    runs: list[list[str]] = field(default_factory=list)  # the keys of each run's pictures
+    cache: ImageCache = field(default_factory=lambda: ImageCache(0))
+
+    def __post_init__(self) -> None:
+        self.may_run.set()
+        text = SimpleNamespace(chunks=lambda prompt: prompt.chunks(64))
+        self.detector = SimpleNamespace(
+            chunks=text.chunks, config=SimpleNamespace(name="fake"), session=SimpleNamespace(name="fake")
+        )
+
+    def prepare(self, image: Any) -> PreparedImage:
+        time.sleep(self.prepare_seconds)
+        if isinstance(image, np.ndarray):
+            return PreparedImage("warm-up", image, image.shape[:2])
+        if image.startswith(b"bad"):
+            raise ImageError("the given bytes is not a picture that can be read")
+        return PreparedImage(image_key(image), np.frombuffer(image, np.uint8).reshape(1, -1, 1), (10, 20))
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        self.may_run.wait(30)
+        self.runs.append([])
+        for index, request in enumerate(requests):
+            if not request.wanted():
+                yield index, Answer(DroppedError("dropped"))
+                continue
+            image = request.image
+            assert isinstance(image, PreparedImage)
+            self.runs[-1].append(image.key)
+            time.sleep(self.seconds)
+            content = image.pixels.tobytes()
+            if content == b"break":
+                raise RuntimeError("a secret of the server")
+            if content == b"fail":
+                yield index, Answer(BackendError("the graph of /secret/path failed"))
+                continue
+            names = Prompt.of(request.prompt).names
+            found = Detections(
+                np.array([box_of(image.key)], np.float32), np.array([0.9], np.float32), np.array([0]), names, (10, 20)
+            )
+            yield index, Answer(found, seconds={"image": self.seconds, "head": 0.0})
+
+
+def box_of(key: str) -> list[float]:
+    """The box that the fake model finds in a picture."""
+    return [float(byte) for byte in bytes.fromhex(key)[:4]] if key != "warm-up" else [0.0] * 4
+
+
+@dataclass
+class Service:
+    """A running one."""
+
+    url: str
+    model: FakeModel
+    scheduler: Scheduler
+    server: GracefulServer
+    metrics: Metrics
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    def ask(self, data: bytes | Sequence[bytes], timeout: float = 20, pause: float = 0) -> raw_http.Reply:
+        """One request, by hand."""
+        return asyncio.run(raw_http.send(self.address, data, timeout, pause))
+
+    def ask_all(self, requests: Sequence[bytes], timeout: float = 20) -> list[raw_http.Reply]:
+        """All at once."""
+
+        async def run() -> list[raw_http.Reply]:
+            return await asyncio.gather(*(raw_http.send(self.address, data, timeout) for data in requests))
+
+        return asyncio.run(run())
+
+    def value(self, name: str, **labels: str) -> float:
+        """A metric's value now."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextmanager
+def running_service(
+    model: FakeModel | None = None, settings: Settings | None = None, token: str | None = None
+) -> Iterator[Service]:
+    """The service over a fake model at an address of its own."""
+    model, settings, metrics = model or FakeModel(), settings or Settings(), Metrics()
+    with listen("127.0.0.1", 0) as listening:
+        scheduler = Scheduler(model, settings, metrics)  # type: ignore[arg-type]
+        scheduler.start()
+        model.runs.clear()
+        server = make_server(make_app(scheduler, settings, token), scheduler, settings)
+        url = address(listening)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield Service(url, model, scheduler, server, metrics)
+        finally:
+            model.may_run.set()
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive(), "the server did not end"
+
+
+def wait_until(condition: Any, seconds: float = 10) -> None:
+    """Waits until the condition holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.01)
