@@ -52,7 +52,9 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-@pytest.mark.parametrize("command", [[], ["onnx"], ["trt"], ["verify"], ["detect"], ["info"], ["eval", "coco"]])
+@pytest.mark.parametrize(
+    "command", [[], ["onnx"], ["trt"], ["verify"], ["detect"], ["info"], ["serve"], ["eval", "coco"]]
+)
 def test_help_is_instant(command: list[str]) -> None:
     def seconds() -> float:
         started = time.perf_counter()

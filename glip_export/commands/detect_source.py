@@ -78,8 +78,8 @@ class ServerSource:
 
     def detect(self, files: Sequence[Path], pictures: Sequence[U8], prompt: Prompt) -> Iterator[list[Detections]]:
         """See `Source`."""
-        from glip_export.client import Client
         from glip_export.access_token import read_token
+        from glip_export.client import Client
 
         with Client(self.url, read_token(self.token_file), at_once=1) as client:
             for file in files:
