@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from live import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -93,3 +99,34 @@ def open_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
     yield open_it
     for context in contexts:
         context.close()
+
+
+@contextmanager
+def serving(bundle: Path, *options: str, token: str = "") -> Iterator[Server]:
+    """`glip-export serve` on a free port, until the block ends."""
+    words = [sys.executable, "-m", "glip_export.cli", "serve", str(bundle), "--port", "0", "--backend", "onnxruntime"]
+    environment = {**os.environ, **({"GLIP_EXPORT_TOKEN": token} if token else {})}
+    with subprocess.Popen(
+        [*words, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            found = re.search(r"http://([^/\s;]+)", line)
+            assert found, line + (process.communicate()[0] if process.poll() is not None else "")
+            yield Server(found[1], token)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_bundle: Path) -> Iterator[Server]:
+    with serving(tiny_bundle) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def locked_server(tiny_bundle: Path) -> Iterator[Server]:
+    """One that asks for a token and keeps no picture's features."""
+    with serving(tiny_bundle, "--image-cache", "0", token="the-token-of-this-test") as running:
+        yield running
