@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+MAX_SAMPLES = 1 << 23  # values of a deformable convolution's samples at once: 32 MB; a picture at least
+
 
 def graph_op(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Makes a function one node of an exported graph; `fake` gives its output's shape and dtype."""
@@ -62,38 +64,47 @@ def modulated_deform_conv(
     """
     batch, channels, height, width = x.shape
     out_height, out_width = offset.shape[-2:]
+    at_once = max(1, MAX_SAMPLES // (9 * out_height * out_width * channels))  # pictures
+    matrix = weight.permute(2, 3, 1, 0).reshape(9 * channels, -1)
     out = []
-    for image in range(batch):
-        index, corner_weight = _bilinear_corners(offset[image], mask[image], height, width, stride)
-        pixels = x[image].flatten(1).T.contiguous()  # (H*W, C)
-        # Each sample is a bag of its four corners: (9*Ho*Wo, C).
+    for first in range(0, batch, at_once):
+        pictures = slice(first, first + at_once)
+        index, corner_weight = _bilinear_corners(offset[pictures], mask[pictures], height, width, stride)
+        pixels = x[pictures].permute(0, 2, 3, 1).reshape(-1, channels)  # (b*H*W, C)
+        # Each sample is a bag of its four corners: (b*9*Ho*Wo, C).
         samples = torch.nn.functional.embedding_bag(index, pixels, per_sample_weights=corner_weight, mode="sum")
-        columns = samples.view(9, out_height * out_width, channels).permute(1, 0, 2).flatten(1)  # (Ho*Wo, 9*C)
-        out.append(torch.addmm(bias, columns, weight.permute(2, 3, 1, 0).reshape(9 * channels, -1)))
-    return torch.stack(out).transpose(1, 2).reshape(batch, -1, out_height, out_width)
+        columns = samples.view(-1, 9, out_height * out_width, channels).transpose(1, 2)  # (b, Ho*Wo, 9, C)
+        out.append(torch.addmm(bias, columns.reshape(-1, 9 * channels), matrix))
+    return torch.cat(out).view(batch, out_height, out_width, -1).permute(0, 3, 1, 2).contiguous()
 
 
 def _bilinear_corners(
     offset: torch.Tensor, mask: torch.Tensor, height: int, width: int, stride: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixel indices (9*Ho*Wo, 4) and weights (9*Ho*Wo, 4) of the four corners of each sample of one image."""
-    out_height, out_width = offset.shape[-2:]
+    """Pixel indices and weights of the four corners of each sample of b pictures: (b*9*Ho*Wo, 4) each."""
+    batch, _, out_height, out_width = offset.shape
     taps = torch.arange(9)
     rows = torch.arange(out_height) * stride - 1
     columns = torch.arange(out_width) * stride - 1
-    dy, dx = offset.view(9, 2, out_height, out_width).unbind(1)  # (9, Ho, Wo) each
-    y = (rows.view(1, -1, 1) + (taps // 3).view(-1, 1, 1)).to(offset) + dy
-    x = (columns.view(1, 1, -1) + (taps % 3).view(-1, 1, 1)).to(offset) + dx
-    y, x = y.clamp(-2, height + 1), x.clamp(-2, width + 1)  # beyond that every corner is outside anyway
-    top, left = y.floor(), x.floor()
-    index, corner_weight = [], []
-    for corner_y, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-        for corner_x, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-            inside = (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
-            position = corner_y.clamp(0, height - 1) * width + corner_x.clamp(0, width - 1)
-            index.append(position.long())
-            corner_weight.append(weight_y * weight_x * inside * mask)
-    return torch.stack(index, -1).view(-1, 4), torch.stack(corner_weight, -1).view(-1, 4)
+    dy, dx = offset.view(batch, 9, 2, out_height, out_width).unbind(2)  # (b, 9, Ho, Wo) each
+    y = (rows.view(-1, 1) + (taps // 3).view(-1, 1, 1)).to(offset) + dy
+    x = (columns + (taps % 3).view(-1, 1, 1)).to(offset) + dx
+    row, weight_y = _neighbours(y, height)
+    column, weight_x = _neighbours(x, width)
+    first = (torch.arange(batch) * (height * width)).view(-1, 1, 1, 1, 1, 1)  # of a picture's pixels
+    index = first + row[..., :, None] * width + column[..., None, :]
+    corner_weight = weight_y[..., :, None] * weight_x[..., None, :] * mask[..., None, None]
+    return index.view(-1, 4), corner_weight.view(-1, 4)
+
+
+def _neighbours(position: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two pixels about each position of one axis, as indices within the map and weights, 0 outside: (..., 2)."""
+    position = position.clamp(-2, size + 1)  # beyond that both are outside anyway
+    before = position.floor()
+    pixels = torch.stack((before, before + 1), -1)
+    weights = torch.stack((before + 1 - position, position - before), -1)
+    inside = (pixels >= 0) & (pixels < size)
+    return pixels.clamp(0, size - 1).long(), weights * inside
 
 
 def _like_scores(

@@ -1,4 +1,4 @@
-"""python -m glip_export.training: scenes, train and evaluate."""
+"""python -m glip_export.training: scenes, pretrain, train and evaluate."""
 
 from __future__ import annotations
 
@@ -27,19 +27,42 @@ CONFIG, BERT = Path("demo/config.yaml"), Path("demo/bert_config.json")
 def scenes(
     output: Annotated[Path, typer.Argument(help="Folder to write to; one folder a set in it.")],
     train: Annotated[int, typer.Option(min=0, help="Scenes to train on.")] = 12000,
+    mosaics: Annotated[int, typer.Option(min=0, help="Pictures full of objects, for `pretrain`.")] = 3000,
     val: Annotated[int, typer.Option(min=0, help="Held-out scenes.")] = 500,
     phrases: Annotated[int, typer.Option(min=0, help="Scenes of seen and of unseen phrases, each.")] = 300,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
-    """Write the scenes: train, val, seen_phrases, unseen_phrases, each a COCO data set."""
+    """Write the scenes: mosaics, train, val, seen_phrases, unseen_phrases, each a COCO data set."""
     from glip_export.commands.console import console
     from glip_export.training.scenes import scene_sets, write_scenes
 
-    counts = {"val": val, "seen_phrases": phrases, "unseen_phrases": phrases, "train": train}
+    counts = {"mosaics": mosaics, "val": val, "seen_phrases": phrases, "unseen_phrases": phrases, "train": train}
     sets = scene_sets()
     for name, count in counts.items():
         if count:
             console.print(f"{count} scenes in {write_scenes(sets[name], count, output / name, workers)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def pretrain(
+    scenes: Annotated[Path, typer.Option(help="What `scenes` wrote.")],
+    output: Annotated[Path, typer.Option(help="File for the backbone's weights.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps.")] = 1500,
+    config: Config = CONFIG,
+    bert_config: BertConfig = BERT,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    overrides: Annotated[list[str] | None, typer.Argument(help="KEY VALUE pairs.")] = None,
+) -> None:
+    """Teach Swin and FPN to tell objects apart, to start `train` from."""
+    import torch
+
+    from glip_export.config import load_config
+    from glip_export.training.pretrain import pretrain as run
+    from glip_export.training.settings import load_settings
+
+    torch.set_num_threads(threads)
+    pairs = overrides or []
+    run(load_config(config, pairs, bert_config), load_settings(config, pairs), scenes / "mosaics", steps, output)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -48,7 +71,9 @@ def train(
     output: Annotated[Path, typer.Option(help="The run's folder; continued if it holds a run.")],
     config: Config = CONFIG,
     bert_config: BertConfig = BERT,
+    backbone: Annotated[Path | None, typer.Option(help="What `pretrain` wrote, to start from.")] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Stop at this step, to go on later.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16: faster on CPUs that have it.")] = False,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between measurements of AP.")] = 500,
     evaluate_pictures: Annotated[int, typer.Option(min=1, help="Held-out scenes for it.")] = 100,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
@@ -58,13 +83,16 @@ def train(
     import torch
 
     from glip_export.config import load_config
+    from glip_export.training.pretrain import load_backbone
     from glip_export.training.run import train as run
     from glip_export.training.settings import load_settings
     from glip_export.training.trainer import Trainer
 
     torch.set_num_threads(threads)
     pairs = overrides or []
-    trainer = Trainer(load_config(config, pairs, bert_config), load_settings(config, pairs))
+    trainer = Trainer(load_config(config, pairs, bert_config), load_settings(config, pairs), bf16)
+    if backbone is not None:
+        load_backbone(trainer.model, backbone)
     run(trainer, scenes / "train", output, until, scenes / "val", evaluate_every, evaluate_pictures)
 
 

@@ -122,6 +122,14 @@ def make_batch(
     return Batch(_padded([picture for picture, _ in drawn], config), input_ids, attention_mask, tuple(targets))
 
 
+def draw_examples(
+    examples: Sequence[Example], config: GlipConfig, settings: TrainingSettings, rng: np.random.Generator
+) -> tuple[torch.Tensor, list[tuple[SceneObject, ...]]]:
+    """The examples flipped and resized, padded together (B, 3, H, W), and their objects with boxes in its pixels."""
+    drawn = [_draw(example, config, settings, rng) for example in examples]
+    return _padded([picture for picture, _ in drawn], config), [objects for _, objects in drawn]
+
+
 def _draw(
     example: Example, config: GlipConfig, settings: TrainingSettings, rng: np.random.Generator
 ) -> tuple[F32, tuple[SceneObject, ...]]:

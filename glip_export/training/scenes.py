@@ -19,6 +19,7 @@ from glip_export.training.icons import icon
 from glip_export.training.vocabulary import KINDS, pick, seen_colours, seen_phrases, unseen_phrases
 
 SIZES = ((320, 320), (320, 400), (400, 320), (320, 320))  # h, w in pixels
+MOSAIC = 256  # pixels a side
 SIDES = (20.0, 300.0)  # an object's longer side, pixels
 MOST_COVERED = 0.45  # of an object, by a later one
 NATURAL = 0.35  # share of kinds that keep their own colours in a scene
@@ -83,11 +84,35 @@ def compose(rng: np.random.Generator, cast: Cast) -> Scene:
     return Scene(_finish(rng, canvas), tuple(objects))
 
 
-def _sprite(rng: np.random.Generator, kind: str, colour: str, shorter_side: int) -> Image.Image:
+def mosaic(rng: np.random.Generator) -> Scene:
+    """A picture full of objects of every kind: four quarters, each of 1, 4 or 16 cells with an object in each.
+
+    It shows thirty objects where a scene shows six, which is what learning to tell them apart needs (`pretrain`).
+    """
+    canvas = background(rng, MOSAIC, MOSAIC)
+    objects = []
+    for quarter in range(4):
+        cells = int(rng.choice((1, 2, 4)))  # a side
+        cell = MOSAIC // 2 // cells
+        for place in range(cells * cells):
+            kind = pick(rng, list(KINDS))
+            colour = "" if rng.random() < NATURAL else pick(rng, seen_colours(kind))
+            sprite = _sprite(rng, kind, colour, cell, 0.55 * cell)
+            width, height = sprite.size
+            x = quarter % 2 * MOSAIC // 2 + place % cells * cell + int(rng.integers(max(1, cell - width)))
+            y = quarter // 2 * MOSAIC // 2 + place // cells * cell + int(rng.integers(max(1, cell - height)))
+            canvas.paste(sprite, (x, y), sprite)
+            objects.append(SceneObject(kind, colour, _clipped((x, y, width, height), MOSAIC, MOSAIC)))
+    return Scene(_finish(rng, canvas), tuple(objects))
+
+
+def _sprite(
+    rng: np.random.Generator, kind: str, colour: str, shorter_side: int, smallest: float = SIDES[0]
+) -> Image.Image:
     image = icon(pick(rng, KINDS[kind]), colour)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    low, high = SIDES[0], min(SIDES[1], 0.94 * shorter_side)
+    low, high = smallest, min(SIDES[1], 0.94 * shorter_side)
     side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     stretch = float(np.exp(rng.uniform(-0.15, 0.15)))
     scale = side / max(image.width * stretch, image.height / stretch)
@@ -141,12 +166,12 @@ def _finish(rng: np.random.Generator, canvas: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """A data set to write: its categories, what its scenes draw from, and its own seed."""
+    """A data set to write: its categories, how its scenes are composed, and its own seed."""
 
     name: str
     seed: int
     categories: tuple[str, ...]
-    cast: Callable[[np.random.Generator], Cast]
+    compose: Callable[[np.random.Generator], Scene]
     by_phrase: bool = False  # categories are "colour kind", and other objects have no annotation
 
     def category(self, item: SceneObject) -> str:
@@ -155,20 +180,29 @@ class SceneSet:
 
 
 def scene_sets() -> dict[str, SceneSet]:
-    """train and val by kind; seen_phrases and unseen_phrases by colour and kind, the latter never seen in training."""
-    sets = [SceneSet(name, seed, tuple(KINDS), training_cast) for seed, name in enumerate(("train", "val"))]
+    """train, val and mosaics by kind; seen_phrases and unseen_phrases by colour and kind.
+
+    No picture of train and mosaics shows an unseen phrase.
+    """
+    kinds = tuple(KINDS)
+    sets = [SceneSet(name, seed, kinds, partial(_scene, training_cast)) for seed, name in enumerate(("train", "val"))]
+    sets.append(SceneSet("mosaics", 4, kinds, mosaic))
     for seed, (name, phrases) in enumerate(
         (("seen_phrases", seen_phrases()), ("unseen_phrases", unseen_phrases())), start=2
     ):
         categories = tuple(f"{colour} {kind}" for colour, kind in phrases)
-        sets.append(SceneSet(name, seed, categories, partial(phrase_cast, phrases), by_phrase=True))
+        sets.append(SceneSet(name, seed, categories, partial(_scene, partial(phrase_cast, phrases)), by_phrase=True))
     return {scene_set.name: scene_set for scene_set in sets}
 
 
 def scene(scene_set: SceneSet, index: int) -> Scene:
     """The index-th scene of a set: the same on every machine and in any order."""
     rng = np.random.default_rng((scene_set.seed, index))
-    return compose(rng, scene_set.cast(rng))
+    return scene_set.compose(rng)
+
+
+def _scene(cast: Callable[[np.random.Generator], Cast], rng: np.random.Generator) -> Scene:
+    return compose(rng, cast(rng))
 
 
 def write_scenes(scene_set: SceneSet, count: int, folder: Path, workers: int = 1) -> Path:

@@ -59,6 +59,22 @@ def test_the_plain_and_the_folded_form_have_the_same_gradients(
         torch.testing.assert_close(gradient, gradients[1][name], rtol=2e-3, atol=2e-5)
 
 
+def test_products_in_bf16_change_the_losses_and_gradients_little(
+    scenes_folder: Path, small_config: GlipConfig, small_settings: TrainingSettings
+) -> None:
+    batch = training_batch(read_examples(scenes_folder / "train"), 1, small_config, small_settings)
+    exact, short = (Trainer(small_config, small_settings, bf16) for bf16 in (False, True))
+    for trainer in (exact, short):
+        trainer.losses(batch).total.backward()
+    assert short.losses(batch).total.item() == pytest.approx(exact.losses(batch).total.item(), rel=0.01)
+    gradients = [
+        torch.cat([value.grad.flatten() for value in trainer.model.parameters() if value.grad is not None])
+        for trainer in (exact, short)
+    ]
+    assert not torch.equal(*gradients)
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     scenes_folder: Path, small_config: GlipConfig, small_settings: TrainingSettings, tmp_path: Path
 ) -> None:
