@@ -23,6 +23,7 @@ from glip_bench import default_output
 from glip_export.bench.machine import describe_machine
 from glip_export.bundle import Bundle
 from glip_export.command_line import bundle_or_newest, run_app
+from glip_export.commands.evaluate import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
 from glip_export.evaluation import CocoDataset, CocoResult, Journal, evaluate_coco
 from glip_export.evaluation.identity import identity
@@ -71,19 +72,16 @@ def _evaluate(given: argparse.Namespace, bundle: Bundle, name: str) -> CocoRepor
     folder = given.scenes / name
     dataset = CocoDataset.read(folder / "annotations.json", folder / "images", given.limit)
     results: dict[str, CocoResult] = {}
-    for backend, opener in _openers(given, bundle).items():
-        place = given.work / name / backend.replace(":", "-").replace(", ", "-").replace(" ", "-")
-        asked = identity(backend, dataset, bundle, None, given.batch, limit=given.limit)
-        with Journal.open(place / "progress.jsonl", asked) as journal:
-            results[backend] = evaluate_coco(
-                opener, dataset, batch=given.batch, journal=journal, strict=True, progress=partial(_tell, name, backend)
-            )
-        print(f"\r{name}, {backend}: AP {number(results[backend].scores.values['AP'])}{' ' * 20}", flush=True)
+    with pictures_progress() as progress:
+        for backend, opener in _openers(given, bundle).items():
+            place = given.work / name / "".join(letter if letter.isalnum() else "-" for letter in backend)
+            asked = identity(backend, dataset, bundle, None, given.batch, limit=given.limit)
+            tell = progress_bar(progress, f"{name}, {backend}", len(dataset.images))
+            with Journal.open(place / "progress.jsonl", asked) as journal:
+                results[backend] = evaluate_coco(
+                    opener, dataset, batch=given.batch, journal=journal, strict=True, progress=tell
+                )
     return CocoReport(dataset, results, {})
-
-
-def _tell(name: str, backend: str, done: int) -> None:
-    print(f"\r{name}, {backend}: {done} pictures", end="", flush=True)
 
 
 def _openers(given: argparse.Namespace, bundle: Bundle) -> dict[str, Callable[[], Detector]]:
@@ -153,7 +151,7 @@ def _markdown(facts: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield f"## {name}: {found['pictures']} pictures, {found['objects']} objects, {found['categories']} names"
         yield ""
-        columns = ("backend", *TITLES.values(), f"AP - {REFERENCE}", "allowed", "pictures/s")
+        columns = ("backend", *TITLES.values(), f"AP - {REFERENCE}", "allowed")
         yield f"| {' | '.join(columns)} |"
         yield f"|{'---|' * len(columns)}"
         for backend, values in found["backends"].items():
@@ -169,7 +167,6 @@ def _row(backend: str, values: dict[str, Any]) -> Iterator[str]:
         difference = signed(values["differences"]["AP"])
         yield difference if values["within"] else f"**{difference}**"
         yield f"{values['allowed']:g}"
-    yield f"{values['pictures'] / values['seconds']:.1f}"
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def run_coco(
     identities = {backend: _identity(backend, dataset, opened, options) for backend in backends}
     kept = _check_backends(bundle, backends, options, folder)
     results = {}
-    with _progress() as progress:
+    with pictures_progress() as progress:
         for backend in backends:
             opener = partial(_open, bundle, backend, options, kept)
             target = folder / backend_folder(backend)
@@ -135,17 +135,7 @@ def _evaluate(
     options: Options,
 ) -> CocoResult:
     """One backend with a bar of its own; its journal and, once it is through, its detections go to `folder`."""
-    task = progress.add_task(asked["backend"], total=len(dataset.images))
-    known = False
-
-    def tell(done: int) -> None:
-        nonlocal known
-        if known:
-            progress.update(task, completed=done)
-        else:  # what the journal held is no measure of speed
-            progress.reset(task, completed=done)
-        known = True
-
+    tell = progress_bar(progress, asked["backend"], len(dataset.images))
     with Journal.open(folder / JOURNAL, asked) as journal:
         if journal.note:
             (folder / DETECTIONS).unlink(missing_ok=True)
@@ -179,15 +169,8 @@ def _verdict(report: CocoReport) -> bool:
     return report.passed
 
 
-class _Speed(ProgressColumn):
-    """Pictures per second of this run."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.2f} pictures/s")
-
-
-def _progress() -> Progress:
+def pictures_progress() -> Progress:
+    """Bars that tell pictures, pictures per second, and the time that is left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -196,3 +179,27 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def progress_bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
+    """A new bar, as the `progress` of `evaluate_coco`."""
+    task = progress.add_task(name, total=total)
+    begun = False
+
+    def tell(done: int) -> None:
+        nonlocal begun
+        if begun:
+            progress.update(task, completed=done)
+        else:  # what a journal held is no measure of speed
+            progress.reset(task, completed=done)
+        begun = True
+
+    return tell
+
+
+class _Speed(ProgressColumn):
+    """Pictures per second of this run."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f} pictures/s")

@@ -15,6 +15,9 @@ from glip_export.config import GlipConfig
 from glip_export.detections import Detections
 from glip_export.prompt import Prompt
 
+NAMES = ["cat", "coffee cup", "rocket"]  # of the set of photos
+IDS = (4, 20, 31)
+
 Found = tuple[int, float, tuple[float, float, float, float]]  # label, score, xyxy
 
 

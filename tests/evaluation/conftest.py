@@ -1,4 +1,4 @@
-"""The command line, run in an empty folder."""
+"""The command line, run in an empty folder, and a small data set of photos."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from answers import IDS, NAMES, write_set
+from PIL import Image
+
+PICTURES = Path(__file__).parents[2] / "glip_export" / "data" / "pictures"
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -26,3 +30,17 @@ def eval_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         return int(stopped.value.code or 0), streams.out, streams.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Ten crops of the packaged photos, of three shapes, an object in each: annotations.json and the folder."""
+    folder = tmp_path_factory.mktemp("photos")
+    sizes = {number: ((48, 64), (64, 48), (64, 64))[number % 3] for number in range(1, 11)}
+    truth = [(number, IDS[number % 3], (5, 5, 30, 30)) for number in sizes]
+    annotations, images = write_set(folder, sizes, truth, list(zip(IDS, NAMES, strict=True)))
+    sources = [Image.open(PICTURES / f"{name}.jpg") for name in ("cat", "coffee", "rocket", "astronaut")]
+    for number, (height, width) in sizes.items():
+        crop = sources[number % 4].crop((10 * number, 0, 10 * number + 4 * width, 4 * height))
+        crop.resize((width, height)).save(images / f"{number}.png")
+    return annotations, images

@@ -13,31 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answers import write_set
-from PIL import Image
+from answers import IDS, NAMES
 
 pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 
 from glip_export import Detector
 from glip_export.evaluation import CocoDataset
 
-PICTURES = Path(__file__).parents[2] / "glip_export" / "data" / "pictures"
-NAMES = ["cat", "coffee cup", "rocket"]
-IDS = (4, 20, 31)
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Ten crops of the packaged photos, of three shapes; what the small model itself finds on some is not needed."""
-    folder = tmp_path_factory.mktemp("photos")
-    sizes = {number: ((48, 64), (64, 48), (64, 64))[number % 3] for number in range(1, 11)}
-    truth = [(number, IDS[number % 3], (5, 5, 30, 30)) for number in sizes]
-    annotations, images = write_set(folder, sizes, truth, list(zip(IDS, NAMES, strict=True)))
-    sources = [Image.open(PICTURES / f"{name}.jpg") for name in ("cat", "coffee", "rocket", "astronaut")]
-    for number, (height, width) in sizes.items():
-        crop = sources[number % 4].crop((10 * number, 0, 10 * number + 4 * width, 4 * height))
-        crop.resize((width, height)).save(images / f"{number}.png")
-    return annotations, images
+CAT = Path(__file__).parents[2] / "glip_export" / "data" / "pictures" / "cat.jpg"
 
 
 @pytest.fixture
@@ -109,7 +92,7 @@ def test_an_ap_too_far_off_is_exit_code_1(eval_coco, words, tmp_path: Path, tiny
 def truth_from(bundle: Path, words: list[object], folder: Path) -> None:
     """Annotations that are what the bundle's own torch reference finds best, so that AP is far from 0."""
     annotations, images = Path(str(words[3])), Path(str(words[1]))
-    dataset = CocoDataset.read(annotations, images)
+    dataset = CocoDataset.read(annotations, images, 4)
     content = json.loads(annotations.read_text())
     found = Detector.open(bundle, "torch", threads=1).detect([each.path for each in dataset.images], NAMES, 3)
     best = [
@@ -195,7 +178,7 @@ def test_what_is_broken_is_told_and_fatal_only_if_strict(
     ("more", "expected"),
     [
         (["--annotations", "none.json"], ["none.json", "No such file"]),
-        (["--annotations", PICTURES / "cat.jpg"], ["cat.jpg is no COCO annotation file", "not JSON"]),
+        (["--annotations", CAT], ["cat.jpg is no COCO annotation file", "not JSON"]),
         (["--images", "none"], ["none does not exist"]),
         (["--bundle", "none"], ["no bundle at none"]),
         (["--backend", "tpu"], ["no backend 'tpu'"]),

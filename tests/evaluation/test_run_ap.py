@@ -1,0 +1,55 @@
+"""benchmarks/run_ap.py: every backend and an emulated precision against torch, into JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pycocotools", reason="the extra eval is not installed")
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def run_ap(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """The script on two pictures: its exit code."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(tmp_path)
+    import run_ap as script
+
+    from glip_export.command_line import run_app
+
+    def run(*words: str) -> int:
+        common = ["--scenes", "scenes", "--bundle", str(tiny_bundle), "--threads", "1", "--output", "out"]
+        monkeypatch.setattr(sys, "argv", ["run_ap.py", *common, *words])
+        try:
+            run_app(script.main, "run_ap")
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+        return 0
+
+    return run
+
+
+def test_what_is_written(run_ap, tmp_path: Path, tiny_bundle: Path, photos: tuple[Path, Path]) -> None:
+    shutil.copytree(photos[0].parent, tmp_path / "scenes" / "val")
+    assert run_ap("--backend", "onnxruntime", "--emulate", "fp16", "--limit", "2") == 0
+    found = json.loads((tmp_path / "out" / "ap.json").read_text())
+    backends = found["sets"]["val"]["backends"]
+    assert list(backends) == ["torch", "onnxruntime", "fp16 graphs, emulated"]
+    assert [each["allowed"] for each in backends.values()] == [None, 0.001, 0.005]
+    assert all(each["pictures"] == 2 and each["within"] for each in backends.values())
+    assert backends["torch"]["detections"] == backends["onnxruntime"]["detections"] > 0
+    text = (tmp_path / "out" / "ap.md").read_text()
+    assert "## val: 2 pictures, 2 objects, 3 names" in text and "| fp16 graphs, emulated | " in text
+    for written in (text, json.dumps(found)):  # results are published: no folder of this machine
+        assert str(tmp_path) not in written and str(tiny_bundle) not in written
+
+
+def test_without_scenes(run_ap, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_ap() == 2
+    assert "scenes holds none of val, seen_phrases" in capsys.readouterr().err
