@@ -30,10 +30,11 @@ from glip_export import Detector
 from glip_export.bundle import newest_bundle
 from glip_export.files import atomic_write_text
 
-UPLOAD_SECONDS = 2.0
+UPLOAD_SECONDS = 3.0
 SLOW_SHARE = 0.05  # of the requests are of the slow kinds, which take as long as the server waits
 HANG_UPS = 0.1  # so many clients that hang up, beside the requests
 AT_ONCE = 24
+PARTS = 4
 INSIDES = (b"Traceback", b'File "', b".py", b"site-packages", b"Error(")  # what no answer may show
 
 
@@ -119,12 +120,14 @@ def measure(bundle: Path, backend: str, threads: int | None, requests: int, seed
         process = psutil.Process(server.process.pid)
         warm = Faults(server, cases, seed + 1)
         asyncio.run(warm.run(max(requests // 4, 60)))
-        before, connections = process.memory_info().rss / 1e6, len(process.net_connections())
+        connections = len(process.net_connections())
+        memory = [process.memory_info().rss / 1e6]
         faults, started = Faults(server, cases, seed), time.perf_counter()
-        asyncio.run(faults.run(requests))
+        for part in range(PARTS):
+            asyncio.run(faults.run(requests * (part + 1) // PARTS - requests * part // PARTS))
+            memory.append(process.memory_info().rss / 1e6)
         seconds = time.perf_counter() - started
         problems = warm.problems + faults.problems
-        after = process.memory_info().rss / 1e6
         time.sleep(3)  # connections that were refused are closed by then
         left = len(process.net_connections())
         if left > connections + 4:
@@ -145,7 +148,7 @@ def measure(bundle: Path, backend: str, threads: int | None, requests: int, seed
         "hung_up": faults.hung_up,
         "good_requests": faults.good.compared,
         "good_requests_wrong": faults.good.wrong,
-        "memory_mb": {"before": round(before, 1), "after": round(after, 1)},
+        "memory_mb": [round(mb, 1) for mb in memory],  # before, and after each of PARTS parts
         "problems": problems,
     }
 
