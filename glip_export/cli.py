@@ -295,7 +295,7 @@ def triton(
     max_wait_us: Annotated[int, typer.Option(min=0, help="Microseconds a picture waits for others.")] = 2000,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 256,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of an encoded picture.")] = 32_000_000,
-    max_pixels: Annotated[int, typer.Option(min=4, help="Of a picture.")] = 25_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1000, help="Of a picture.")] = 25_000_000,
     max_names: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 1500,
     image_cache_mb: Annotated[
         int, typer.Option("--image-cache", min=0, help="MB an instance keeps of pictures' features.")
@@ -352,7 +352,7 @@ def serve(
     max_queue: Annotated[int, typer.Option(min=1, help="Pictures accepted and not yet answered.")] = 64,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 32_000_000,
     max_held_bytes: Annotated[int, typer.Option(min=1, help="Of all bodies that are being received.")] = 256_000_000,
-    max_pixels: Annotated[int, typer.Option(min=4, help="Of a picture.")] = 25_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1000, help="Of a picture.")] = 25_000_000,
     max_pictures: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
     max_names: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 1500,
     max_characters: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 50_000,

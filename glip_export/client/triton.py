@@ -1,4 +1,4 @@
-"""The client of a Triton server that runs a repository of `glip-export triton`, over gRPC."""
+"""The client of a Triton server that has a repository of `glip-export triton`, over gRPC."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from glip_export.serving.triton.prompts import write_prompt
 
 AT_ONCE = 16  # requests under way
 _CODES: dict[str, type[GlipExportError]] = {"bad_image": ImageError, "bad_prompt": PromptError}
-_PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds before each further try
-_PASSING = ("is not healthy", "has no available versions", "Socket closed", "is not ready")
+_PASSING = ("is not healthy", "has no available versions")  # what Triton says while an instance comes back
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 2.0  # seconds before asking again
 
 
 class TritonClient:
@@ -31,9 +31,9 @@ class TritonClient:
     picture alone.
     """
 
-    def __init__(self, url: str = "localhost:8001", model: str = "glip", timeout: float = 60, tries: int = 6) -> None:
-        """url: host:port of the server's gRPC. timeout: seconds a request may take. tries: where an instance of the
-        server died or is being loaded. Raises BackendError if tritonclient is not installed.
+    def __init__(self, url: str = "localhost:8001", model: str = "glip", timeout: float = 60) -> None:
+        """url: host:port of the server's gRPC. timeout: seconds that a picture may take, with asking again where an
+        instance of the server died and is being replaced. Raises BackendError if tritonclient is not installed.
         """
         try:
             import tritonclient.grpc as grpc
@@ -45,7 +45,6 @@ class TritonClient:
         self._grpc: Any = grpc
         self._model = model
         self._timeout = timeout
-        self._pauses = _PAUSES[: max(0, tries - 1)]
         self._client = grpc.InferenceServerClient(url)
 
     def __enter__(self) -> TritonClient:
@@ -91,14 +90,16 @@ class TritonClient:
             self._input("prompt", np.array([[prompt.encode()]], np.object_), "BYTES"),
             self._input("threshold", np.array([[threshold]], np.float32), "FP32"),
         ]
-        for pause in (*self._pauses, None):
+        end, pause = time.monotonic() + self._timeout, _FIRST_PAUSE
+        while True:
             try:
-                return self._client.infer(self._model, inputs, client_timeout=self._timeout)
+                return self._client.infer(self._model, inputs, client_timeout=max(end - time.monotonic(), 0.001))
             except self._grpc.InferenceServerException as error:
-                if pause is None or not any(words in str(error) for words in _PASSING):
+                passing = any(words in str(error) for words in _PASSING)
+                if not passing or time.monotonic() + pause > end:
                     raise self._told(error) from None
-                time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _picture(self, image: Picture) -> Any:
         """A file as it is; an array or a PIL image as pixels."""

@@ -20,12 +20,7 @@ from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.processes import usable_cores
 from glip_export.runtime.detector import Detector
 from glip_export.runtime.request_batch import Answer, BatchDetector, DroppedError, Request
-from glip_export.serving.triton.model_config import (
-    GRAPHS_PARAMETER,
-    HOST_NMS_PARAMETER,
-    runs_on_gpu,
-    usual_size,
-)
+from glip_export.serving.triton.model_config import GRAPHS_PARAMETER, HOST_NMS_PARAMETER, runs_on_gpu
 from glip_export.serving.triton.settings import TritonSettings
 from glip_export.serving.triton.tensors import INPUTS, read_requests, write_detections
 
@@ -64,7 +59,7 @@ class GlipModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response a request, in their order."""
         rows: list[Request] = []
-        places: list[range | GlipExportError] = []  # of each request's rows, or why it has none
+        places: list[range | Exception] = []  # of each request's rows, or why it has none
         for request in requests:
             try:
                 own = read_requests(self._tensors(request), self._settings, _wanted(request))
@@ -72,9 +67,12 @@ class GlipModel:
                 rows += own
             except GlipExportError as error:
                 places.append(error)
+            except Exception as error:  # what one request brings about is not for the others
+                self._pb.Logger.log_error(traceback.format_exc())
+                places.append(error)
         results = self._answer(rows)
         return [
-            self._error(place) if isinstance(place, GlipExportError) else self._response([results[i] for i in place])
+            self._error(place) if isinstance(place, Exception) else self._response([results[i] for i in place])
             for place in places
         ]
 
@@ -128,7 +126,7 @@ class GlipModel:
 
     def _warm_up(self) -> None:
         """A grey picture of the usual size: graphs are planned, kernels compiled and memory taken before users come."""
-        picture = np.full((*usual_size(self._batch.detector.config.image), 3), 128, np.uint8)
+        picture = np.full((20, 30, 3), 128, np.uint8)  # resized like any other, but within every limit
         (result,) = self._batch.detect_each([Request(picture, WARM_UP_PROMPT)])
         if isinstance(result, GlipExportError):
             raise result

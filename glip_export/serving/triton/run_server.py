@@ -37,18 +37,19 @@ def main() -> int:
     command = [
         *(given.tritonserver, f"--model-repository={given.repository}", f"--http-port={given.http_port}"),
         *("--model-control-mode=explicit", *(f"--load-model={name}" for name in models)),
-        *(f"--http-restricted-api=model-repository:glip-key={key}",),
-        *(f"--grpc-restricted-protocol=model-repository:glip-key={key}",),
+        "--disable-auto-complete-config",  # which starts a process for each model that ends at once
+        f"--http-restricted-api=model-repository:glip-key={key}",
+        f"--grpc-restricted-protocol=model-repository:glip-key={key}",
         *given.options,
     ]
     server = subprocess.Popen(command)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.terminate())
     watch = Watch(server.pid, f"http://{given.http_host}:{given.http_port}/v2", key, given.grace)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: watch.end(server))
     while server.poll() is None:
         time.sleep(given.interval)
-        if not watch.look():
-            server.terminate()
+        if not watch.ended and not watch.look():
+            watch.end(server)
             server.wait()
             return 1
     return server.returncode
@@ -64,34 +65,38 @@ class Watch:
         self._grace = grace  # seconds that a replaced model has for its last batches
         self._models: dict[int, str] = {}  # pid of a stub -> its model
         self._ends: dict[int, float] = {}  # pid of a replaced stub -> when it is to be gone
+        self._over: set[int] = set()  # pids of the past
         self._failures: dict[str, int] = {}
-        self._dead: set[int] = set()  # at the last look; one that Triton ends itself is a zombie for a moment only
+        self.ended = False
+
+    def end(self, server: subprocess.Popen[bytes]) -> None:
+        """Has the server finish what it accepted and end; from then on nothing is brought back."""
+        self.ended = True
+        server.terminate()
 
     def look(self) -> bool:
         """Once; False when a model could not be loaded again so often that the server is of no use."""
-        stubs = find_stubs(self._server)
-        self._models = {pid: name for pid, name in self._models.items() if pid in stubs} | {
-            pid: name for pid, name in stubs.items() if name is not None
-        }
+        stubs = {pid: name for pid, name in find_stubs(self._server).items() if pid not in self._over}
+        self._models |= stubs
         now = time.monotonic()
-        for pid in [pid for pid, end in self._ends.items() if end <= now or stubs.get(pid) is None]:
-            del self._ends[pid]
-            if stubs.get(pid) is not None:
+        for pid in [pid for pid, end in self._ends.items() if end <= now or pid not in stubs]:
+            del self._ends[pid], self._models[pid]
+            self._over.add(pid)
+            if pid in stubs:
                 os.kill(pid, signal.SIGKILL)  # Triton waits for the dead one beside it and would never end it
-            self._models.pop(pid, None)
-        dead = {pid for pid in self._models if stubs[pid] is None and pid not in self._ends}
-        lost = sorted({self._models[pid] for pid in dead & self._dead})
-        self._dead = dead
-        return all(self._replace(name, stubs) for name in lost)
+        lost = {name for pid, name in self._models.items() if pid not in stubs and pid not in self._ends}
+        return all(self.ended or self._replace(name, stubs) for name in sorted(lost))
 
-    def _replace(self, name: str, stubs: dict[int, str | None]) -> bool:
+    def _replace(self, name: str, stubs: dict[int, str]) -> bool:
         old = [pid for pid, model in self._models.items() if model == name and pid not in self._ends]
-        gone = [pid for pid in old if stubs[pid] is None]
+        gone = [pid for pid in old if pid not in stubs]
         _say(f"{name}: instance process {', '.join(map(str, gone))} died; loading the model again")
         started = time.monotonic()
         try:
             self._load(name)
         except (OSError, ValueError) as error:
+            if self.ended:
+                return True
             self._failures[name] = self._failures.get(name, 0) + 1
             _say(f"{name}: not loaded ({error}), attempt {self._failures[name]} of {ATTEMPTS}")
             return self._failures[name] < ATTEMPTS
@@ -116,23 +121,18 @@ class Watch:
             return bytes(answer.read())
 
 
-def find_stubs(server: int) -> dict[int, str | None]:
-    """The server's children that run models: pid -> the model's name, or None for one that is dead."""
-    stubs: dict[int, str | None] = {}
+def find_stubs(server: int) -> dict[int, str]:
+    """The server's children that run models and live: pid -> the model's name."""
+    stubs: dict[int, str] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():
             continue
         try:
-            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
-            state, parent = rest.split()[:2]
-            words = (folder / "cmdline").read_bytes().split(b"\0")
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            words = (folder / "cmdline").read_bytes().split(b"\0")  # empty of one that is dead and not yet waited for
         except OSError:  # it ended meanwhile
             continue
-        if int(parent) != server or not STUB.startswith(name):  # the kernel keeps 15 characters of a name
-            continue
-        if state in "ZX":
-            stubs[int(folder.name)] = None
-        elif Path(os.fsdecode(words[0])).name == STUB:
+        if int(parent) == server and Path(os.fsdecode(words[0])).name == STUB:
             stubs[int(folder.name)] = Path(os.fsdecode(words[1])).parent.parent.name  # <model>/<version>/model.py
     return stubs
 

@@ -52,7 +52,7 @@ class TritonSettings:
 
 
 _LEAST = {
-    "threads": 0, "instances": 1, "max_batch": 1, "max_wait_us": 0, "max_queue": 1, "max_bytes": 1, "max_pixels": 4,
+    "threads": 0, "instances": 1, "max_batch": 1, "max_wait_us": 0, "max_queue": 1, "max_bytes": 1, "max_pixels": 1000,
     "max_names": 1, "image_cache_bytes": 0,
 }  # fmt: skip
 _PARAMETERS = ("backend", "threads", "max_bytes", "max_pixels", "max_names", "image_cache_bytes")

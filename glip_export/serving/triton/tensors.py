@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from glip_export.detections import Detections
-from glip_export.errors import ImageError
+from glip_export.errors import ImageError, PromptError
 from glip_export.image import U8
 from glip_export.runtime.request_batch import Request
 from glip_export.serving.triton.prompts import read_prompt
@@ -23,6 +23,8 @@ def read_requests(
     tensors: Mapping[str, np.ndarray], settings: TritonSettings, wanted: Callable[[], bool] = lambda: True
 ) -> list[Request]:
     """One Request a row; raises ImageError or PromptError for what is over the limits or cannot be read."""
+    if "prompt" not in tensors:  # Triton does not see to it where other inputs are optional
+        raise PromptError("the request has no prompt")
     images = _images(tensors, settings)
     prompts = [read_prompt(text, settings.max_names) for text in tensors["prompt"].reshape(-1)]
     thresholds = tensors["threshold"].reshape(-1).tolist() if "threshold" in tensors else [0.0] * len(images)

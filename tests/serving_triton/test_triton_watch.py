@@ -1,0 +1,150 @@
+"""run_server.py's watch, on processes that look like Triton's and a server that answers like it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glip_export.serving.triton.run_server import ATTEMPTS, STUB, Watch, find_stubs
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run_server.py reads /proc")
+
+
+class Triton:
+    """Has instances of the model `glip`, two more at each load; this process stands for the server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = folder / "repository" / "glip" / "1" / "model.py"
+        self.model.parent.mkdir(parents=True)
+        self.model.write_text("import time\ntime.sleep(60)\n")
+        self.instances: list[subprocess.Popen[bytes]] = []
+        self.loads: list[dict[str, Any]] = []
+        self.works = True
+        self.config: dict[str, Any] = {"name": "glip", "parameters": {"backend": {"string_value": "onnxruntime"}}}
+        self.server = HTTPServer(("127.0.0.1", 0), self._handler())
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def start(self, count: int = 2) -> None:
+        # The name that the process list shows is the first word; what runs is Python.
+        words = [f"/opt/{STUB}", str(self.model), "shared_memory"]
+        self.instances += [subprocess.Popen(words, executable=sys.executable) for _ in range(count)]
+        wait(lambda: all(one.pid in find_stubs(os.getpid()) for one in self.instances[-count:]))
+
+    def _handler(triton) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                assert self.path == "/v2/models/glip/config"
+                self._answer(json.dumps(triton.config).encode())
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                triton.loads.append({"path": self.path, "key": self.headers["glip-key"], **body})
+                if triton.works:
+                    triton.config = json.loads(body["parameters"]["config"])
+                    triton.start()
+                    self._answer(b"")
+                else:
+                    self.send_error(400)
+
+            def _answer(self, body: bytes) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+def wait(until: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def kill(process: subprocess.Popen[bytes], reap: bool) -> None:
+    process.kill()
+    if reap:  # Triton does so when it next asks the instance, and until then leaves a zombie
+        process.wait()
+    else:
+        wait(lambda: process.pid not in find_stubs(os.getpid()))
+
+
+@pytest.fixture
+def triton(tmp_path: Path) -> Iterator[Triton]:
+    triton = Triton(tmp_path)
+    triton.start()
+    yield triton
+    triton.server.shutdown()
+    for instance in triton.instances:
+        instance.kill()
+        instance.wait()
+
+
+def watch_of(triton: Triton, grace: float) -> Watch:
+    watch = Watch(os.getpid(), f"http://127.0.0.1:{triton.server.server_port}/v2", "secret", grace)
+    assert watch.look() and triton.loads == []
+    return watch
+
+
+@pytest.mark.parametrize("reap", [False, True])
+def test_a_dead_instance_is_replaced_once(triton: Triton, reap: bool) -> None:
+    watch = watch_of(triton, grace=0.5)
+    assert set(find_stubs(os.getpid()).values()) == {"glip"}
+    first, second = triton.instances
+    kill(first, reap)
+    replaced = time.monotonic()
+    assert watch.look()
+    assert [(load["path"], load["key"]) for load in triton.loads] == [("/v2/repository/models/glip/load", "secret")]
+    assert triton.config["parameters"] == {"backend": {"string_value": "onnxruntime"}, "loads": {"string_value": "1"}}
+    while time.monotonic() < replaced + 0.4:
+        assert watch.look() and second.poll() is None  # it may have a batch to finish
+    wait(lambda: watch.look() and second.poll() is not None)
+    for _ in range(5):
+        assert watch.look()
+    assert len(triton.loads) == 1 and [one.poll() for one in triton.instances[2:]] == [None, None]
+
+
+def test_all_of_them_and_again(triton: Triton) -> None:
+    watch = watch_of(triton, grace=0)
+    for round in (1, 2):
+        for instance in triton.instances[-2:]:
+            kill(instance, reap=False)
+        assert watch.look() and watch.look()
+        assert len(triton.loads) == round and triton.config["parameters"]["loads"] == {"string_value": str(round)}
+
+
+def test_it_gives_up(triton: Triton) -> None:
+    watch = watch_of(triton, grace=0)
+    triton.works = False
+    kill(triton.instances[0], reap=True)
+    assert [watch.look() for _ in range(ATTEMPTS)] == [True] * (ATTEMPTS - 1) + [False]
+
+
+def test_it_tries_again(triton: Triton) -> None:
+    watch = watch_of(triton, grace=0)
+    triton.works = False
+    kill(triton.instances[0], reap=True)
+    assert watch.look() and watch.look()
+    triton.works = True
+    assert watch.look() and len(triton.loads) == 3 and len(triton.instances) == 4
+
+
+def test_nothing_comes_back_once_the_server_ends(triton: Triton) -> None:
+    watch = watch_of(triton, grace=0)
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    watch.end(server)
+    kill(triton.instances[0], reap=True)
+    assert watch.look() and triton.loads == [] and server.wait(30) == -15
