@@ -187,7 +187,7 @@ def detect(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Have it done by a running glip-export serve, each picture alone.",
+            help="Have it done by a running glip-export serve or Triton (grpc://HOST:PORT), each picture alone.",
             show_default=False,
         ),
     ] = None,

@@ -13,14 +13,21 @@ from typing import Any
 import numpy as np
 
 from glip_export.detections import Detections
-from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError
+from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError, ServerError
 from glip_export.image import Picture, load_image
 from glip_export.prompt import Prompt
 from glip_export.serving.triton.prompts import write_prompt
 
 AT_ONCE = 16  # requests under way
-_CODES: dict[str, type[GlipExportError]] = {"bad_image": ImageError, "bad_prompt": PromptError}
-_PASSING = ("is not healthy", "has no available versions")  # what Triton says while an instance comes back
+_CODES = ("bad_image", "bad_prompt", "dropped", "internal")  # of our models; Triton itself has words, and gRPC a status
+_WORDS = {
+    "Exceeds maximum queue size": "busy",
+    "is not healthy": "restarting",  # an instance died
+    "has no available versions": "restarting",
+    "Request timeout expired": "deadline",
+    "StatusCode.DEADLINE_EXCEEDED": "deadline",
+    "StatusCode.UNAVAILABLE": "unreachable",
+}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 2.0  # seconds before asking again
 
 
@@ -32,8 +39,8 @@ class TritonClient:
     """
 
     def __init__(self, url: str = "localhost:8001", model: str = "glip", timeout: float = 60) -> None:
-        """url: host:port of the server's gRPC. timeout: seconds that a picture may take, with asking again where an
-        instance of the server died and is being replaced. Raises BackendError if tritonclient is not installed.
+        """url: host:port of the server's gRPC. timeout: seconds that a picture may take, with asking again where the
+        server is busy or replaces an instance that died. Raises BackendError if tritonclient is not installed.
         """
         try:
             import tritonclient.grpc as grpc
@@ -71,8 +78,8 @@ class TritonClient:
     ) -> list[Detections]:
         """Detections of each picture that score at least threshold, as `Detector.detect` gives for it alone.
 
-        images: paths, bytes of a file, PIL images or uint8 arrays (H, W, 3). Raises ImageError and PromptError, also
-        for what the server refuses, and BackendError where the server cannot be reached or fails.
+        images: paths, bytes of a file, PIL images or uint8 arrays (H, W, 3). Raises ImageError and PromptError for
+        what is not even sent, and ServerError for what the server refuses or does not answer.
         """
         if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
             raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
@@ -95,9 +102,9 @@ class TritonClient:
             try:
                 return self._client.infer(self._model, inputs, client_timeout=max(end - time.monotonic(), 0.001))
             except self._grpc.InferenceServerException as error:
-                passing = any(words in str(error) for words in _PASSING)
-                if not passing or time.monotonic() + pause > end:
-                    raise self._told(error) from None
+                told = self._told(error)
+                if told.code not in ("busy", "restarting") or time.monotonic() + pause > end:
+                    raise told from None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -117,13 +124,15 @@ class TritonClient:
         tensor.set_data_from_numpy(array)
         return tensor
 
-    def _told(self, error: Any) -> GlipExportError:
-        """What the server says, as the error that the Detector itself would raise."""
-        message = " ".join(str(error.message()).split())
+    def _told(self, error: Any) -> ServerError:
+        """What the server says."""
+        message = " ".join(str(error.message()).split())[:400]
         code, colon, words = message.partition(": ")
         if colon and code in _CODES:
-            return _CODES[code](words)
-        return BackendError(f"the Triton server {self.url} failed: {message}")
+            return ServerError(f"{self.url}: {words}", code)
+        found = f"{error.status()}: {message}"
+        code = next((code for words, code in _WORDS.items() if words in found), "unknown")
+        return ServerError(f"{self.url}: {message}", code)
 
 
 def _detections(answer: Any, classes: tuple[str, ...]) -> Detections:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from glip_export.detections import Detections
 from glip_export.errors import GlipExportError
 from glip_export.image import U8
 from glip_export.prompt import Prompt
+
+if TYPE_CHECKING:
+    from glip_export.client import Client
+    from glip_export.client.triton import TritonClient
+
+TRITON = "grpc://"  # how the address of a Triton server begins
 
 
 class Source(Protocol):
@@ -62,7 +68,7 @@ class LocalSource:
 
 @dataclass(frozen=True)
 class ServerSource:
-    """A running `glip-export serve`, which answers each picture as if it were alone."""
+    """A running `glip-export serve`, or a Triton server (grpc://), which answers each picture as if it were alone."""
 
     url: str
     token_file: Path | None = None
@@ -78,13 +84,22 @@ class ServerSource:
 
     def detect(self, files: Sequence[Path], pictures: Sequence[U8], prompt: Prompt) -> Iterator[list[Detections]]:
         """See `Source`."""
-        from glip_export.access_token import read_token
-        from glip_export.client import Client
-
-        with Client(self.url, read_token(self.token_file), at_once=1) as client:
+        with self._client() as client:
             for file in files:
                 (found,) = client.detect([file], prompt)
                 yield [found]
+
+    def _client(self) -> Client | TritonClient:
+        if self.url.startswith(TRITON):
+            from glip_export.client.triton import TritonClient
+
+            if self.token_file is not None:
+                raise GlipExportError("--token-file is for a glip-export serve: a Triton server has no such token")
+            return TritonClient(self.url.removeprefix(TRITON).rstrip("/"))
+        from glip_export.access_token import read_token
+        from glip_export.client import Client
+
+        return Client(self.url, read_token(self.token_file), at_once=1)
 
 
 def check_only_local(given: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -21,7 +23,7 @@ from triton_server import TritonServer, running, why_not
 
 from glip_export import Detections, Detector
 from glip_export.client.triton import TritonClient
-from glip_export.errors import BackendError, ImageError, PromptError
+from glip_export.errors import ServerError
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
@@ -103,8 +105,8 @@ def test_mistakes_stay_their_own(client: TritonClient, pictures: list[bytes], de
             assert isinstance(answer, Detections)
             assert_same(answer, right)
         else:
-            kind, words = [(ImageError, "not a picture"), (PromptError, "tokens")][number % 3 - 1]
-            assert type(answer) is kind and words in str(answer)
+            code, words = [("bad_image", "not a picture"), ("bad_prompt", "tokens")][number % 3 - 1]
+            assert isinstance(answer, ServerError) and answer.code == code and words in str(answer)
 
 
 def test_rest_with_json(server: TritonServer, detector: Detector) -> None:
@@ -141,11 +143,34 @@ def test_what_triton_itself_refuses(client: TritonClient) -> None:
     ]:
         with pytest.raises(grpc.InferenceServerException, match=words):
             client._client.infer("glip", inputs)
-    with pytest.raises(BackendError, match="unknown model"):
+    with pytest.raises(ServerError, match="unknown model") as unknown:
         TritonClient(client.url, "glib").detect([CAT], "cat")
-    with pytest.raises(BackendError, match=r"127\.0\.0\.1:1 failed"):
+    assert unknown.value.code == "unknown"
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:1: ") as unreachable:
         TritonClient("127.0.0.1:1", timeout=5).detect([CAT], "cat")
+    assert unreachable.value.code == "unreachable"
     assert not TritonClient("127.0.0.1:1", timeout=5).is_ready()
+
+
+def test_detect_with_a_server(server: TritonServer, detector: Detector, tmp_path: Path) -> None:
+    """glip-export detect --server grpc://HOST:PORT."""
+    words = [
+        "detect",
+        CAT,
+        "--prompt",
+        "cat. dog",
+        "--server",
+        f"grpc://{server.url}",
+        "--json",
+        tmp_path / "found.json",
+    ]
+    command = [sys.executable, "-m", "glip_export.cli", *map(str, words), "--output", str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "found.json").read_text())["results"]
+    (right,) = detector.detect([CAT], "cat. dog")
+    assert found["detections"] == right.to_dict()["detections"]
+    assert (tmp_path / "cat.png").exists()
 
 
 def test_metrics(server: TritonServer) -> None:
