@@ -18,7 +18,7 @@ from glip_export.detections import Detections
 from glip_export.errors import BackendError, ImageError
 from glip_export.prompt import Prompt
 from glip_export.runtime.image_cache import ImageCache
-from glip_export.runtime.request_batch import Answer, DroppedError, PreparedImage, Request, image_key
+from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
 from glip_export.serving.app import make_app
 from glip_export.serving.metrics import Metrics
 from glip_export.serving.scheduler import Scheduler

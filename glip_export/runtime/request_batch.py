@@ -8,10 +8,9 @@ request after another, which costs no padding and answers the first sooner.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -20,52 +19,17 @@ import numpy as np
 
 from glip_export.detections import Detections, concatenate
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.image import MAX_PIXELS, U8, Picture, load_image, pad, padded_shape, resize
+from glip_export.image import MAX_PIXELS, Picture, load_image, pad, padded_shape, resize
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.runtime.detector import Detector, EncodedImages, picture_detections
 from glip_export.runtime.image_cache import ImageCache
+from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
 from glip_export.runtime.session import F32, I64, Pyramid
 
 T = TypeVar("T")
 
 MAX_ROWS = 8  # pictures a run of the backbone, or rows a run of the fusion head
 IMAGE_CACHE_BYTES = 256_000_000
-
-
-class DroppedError(GlipExportError):
-    """The answer is no longer wanted, so it was not computed."""
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedImage:
-    """A picture decoded and resized, of any number of requests."""
-
-    key: str  # SHA-256 of what was given
-    pixels: U8  # (h, w, 3), resized
-    original: tuple[int, int]  # h, w as given
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One picture and what to find in it.
-
-    image: anything that `load_image` takes; or what `BatchDetector.prepare` or its cache gave. wanted: asked right
-    before each stage; where it says False the request is dropped.
-    """
-
-    image: Picture | PreparedImage | EncodedImages
-    prompt: str | Sequence[str] | Prompt
-    threshold: float = 0.0
-    wanted: Callable[[], bool] = lambda: True
-
-
-@dataclass(eq=False)
-class Answer:
-    """What became of a request: its detections or its error, and the seconds of the runs that it took part in."""
-
-    result: Detections | GlipExportError
-    cached: bool = False  # the picture's features were there
-    seconds: dict[str, float] = field(default_factory=dict)  # image, text, head; also "prepare" where done here
 
 
 @dataclass(eq=False)
@@ -278,15 +242,6 @@ class BatchDetector:
                 text[index, : one.shape[1]] = one[0]
             sizes = np.concatenate([row.encoded.sizes for row in rows])
         return self.detector.session.fusion_head(features, text, mask, maps, sizes)
-
-
-def image_key(picture: bytes | U8) -> str:
-    """What tells a picture from others: SHA-256 of a file's bytes, or of an array's size and pixels."""
-    if isinstance(picture, bytes):
-        return hashlib.sha256(picture).hexdigest()
-    digest = hashlib.sha256(f"{picture.shape}".encode())
-    digest.update(np.ascontiguousarray(picture).tobytes())
-    return digest.hexdigest()
 
 
 def _answer(job: _Job) -> Answer:

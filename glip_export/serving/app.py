@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -56,8 +57,9 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
         docs_url=None,  # its page would load from another host
         redoc_url=None,
         lifespan=lifespan,
-        responses={401: schema.RESPONSES[401]} if token else None,
     )
+    # For the schema only: `check_token` compares, and answers as all errors are answered.
+    bearer = [Depends(HTTPBearer(auto_error=False))] if token else []
     app.add_middleware(Security, max_header_bytes=settings.max_header_bytes)
 
     def check_token(request: Request) -> None:
@@ -70,6 +72,7 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
 
     @app.post(
         "/v1/detect",
+        dependencies=bearer,
         response_model=schema.DetectAnswer,
         responses=schema.RESPONSES,
         openapi_extra=schema.REQUEST_BODY,
@@ -90,7 +93,12 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
         count(request, HTTPStatus.OK)
         return json_response(document)
 
-    @app.get("/v1/model", response_model=schema.ModelAnswer, responses={401: schema.RESPONSES[401]})
+    @app.get(
+        "/v1/model",
+        dependencies=bearer,
+        response_model=schema.ModelAnswer,
+        responses={401: schema.RESPONSES[401]},
+    )
     async def model(request: Request) -> Response:
         """What this server runs, and its limits."""
         check_token(request)

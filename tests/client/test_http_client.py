@@ -21,7 +21,7 @@ from glip_export.commands.detect_source import LocalSource, ServerSource
 from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.prompt import Prompt
 from glip_export.runtime.image_cache import ImageCache
-from glip_export.runtime.request_batch import image_key
+from glip_export.runtime.requests import image_key
 from glip_export.serving.settings import Settings
 
 PICTURES = Path(__file__).parents[2] / "glip_export" / "data" / "pictures"

@@ -13,7 +13,8 @@ from PIL import Image
 from glip_export import Detections, Detector, GlipExportError
 from glip_export.errors import BackendError, ImageError, PromptError
 from glip_export.prompt import Prompt
-from glip_export.runtime.request_batch import BatchDetector, DroppedError, PreparedImage, Request
+from glip_export.runtime.request_batch import BatchDetector
+from glip_export.runtime.requests import DroppedError, PreparedImage, Request
 
 PICTURES = Path(__file__).parents[2] / "glip_export" / "data" / "pictures"
 LONG = [f"red car number {number}" for number in range(60)]  # three captions of the small model

@@ -11,7 +11,7 @@ from http_service import FakeModel, Service, box_of, running_service
 from raw_http import detect, form, request
 
 from glip_export.errors import GlipExportError
-from glip_export.runtime.request_batch import image_key
+from glip_export.runtime.requests import image_key
 from glip_export.serving.settings import Settings
 
 TOKEN = "0123456789abcdef-token"
@@ -135,6 +135,8 @@ def test_a_token_is_asked_for() -> None:
         assert service.ask(request("/v1/model", headers=bearer, method="GET")).json()["backend"] == "fake"
         body, headers = form([IMAGE, PROMPT])
         assert service.ask(request("/v1/detect", body, {**headers, **bearer})).status == 200
+        schema = service.ask(request("/openapi.json", method="GET")).json()
+        assert schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
         for path in ("/", "/healthz", "/readyz", "/metrics"):
             assert service.ask(request(path, method="GET")).status == 200
 

@@ -10,7 +10,7 @@ import pytest
 from http_service import FakeModel, box_of, running_service, wait_until
 from raw_http import detect, form, hang_up, request
 
-from glip_export.runtime.request_batch import image_key
+from glip_export.runtime.requests import image_key
 from glip_export.serving.settings import Settings
 
 

@@ -20,7 +20,7 @@ from raw_http import Reply, detect, form, request, send
 from server_process import ServerProcess, running_server
 
 from glip_export import Detector
-from glip_export.runtime.request_batch import image_key
+from glip_export.runtime.requests import image_key
 
 PICTURES = Path(__file__).parents[2] / "glip_export" / "data" / "pictures"
 PROMPTS = ("cat", "cat. remote control. a very long name of a thing", "person. dog")
