@@ -162,8 +162,11 @@ def test_detect_writes_pictures_and_json(glip_export, tmp_path: Path, tiny_bundl
         "out",
         "--json",
         "out.json",
+        "--html",
+        "out.html",
     )
-    assert code == 0 and "cat.jpg" in out
+    assert code == 0 and "cat.jpg" in out and "out.html" in out
+    assert (tmp_path / "out.html").read_text(encoding="utf-8").count("<figure") == 1
     with Image.open(CAT) as given, Image.open(tmp_path / "out" / "cat.png") as drawn:
         assert drawn.size == given.size
     document = json.loads((tmp_path / "out.json").read_text())

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ def open_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
 
     def open_it(address: str, width: int = 1280, height: int = 800, **words: Any) -> Tab:
         context = chromium.new_context(viewport={"width": width, "height": height}, **words)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         tab = Tab(context.new_page())
         tab.page.on("console", lambda message: tab.console.append(message.text))
@@ -102,7 +102,7 @@ def open_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
 
 
 @contextmanager
-def serving(bundle: Path, *options: str, token: str = "") -> Iterator[Server]:
+def serve(bundle: Path, *options: str, token: str = "") -> Iterator[Server]:
     """`glip-export serve` on a free port, until the block ends."""
     words = [sys.executable, "-m", "glip_export.cli", "serve", str(bundle), "--port", "0", "--backend", "onnxruntime"]
     environment = {**os.environ, **({"GLIP_EXPORT_TOKEN": token} if token else {})}
@@ -119,14 +119,20 @@ def serving(bundle: Path, *options: str, token: str = "") -> Iterator[Server]:
             process.wait(30)
 
 
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[Server]]:
+    """serving(bundle, "--image-cache", "0", token="...") is a context with a running server."""
+    return serve
+
+
 @pytest.fixture(scope="module")
 def server(tiny_bundle: Path) -> Iterator[Server]:
-    with serving(tiny_bundle) as running:
+    with serve(tiny_bundle) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def locked_server(tiny_bundle: Path) -> Iterator[Server]:
     """One that asks for a token and keeps no picture's features."""
-    with serving(tiny_bundle, "--image-cache", "0", token="the-token-of-this-test") as running:
+    with serve(tiny_bundle, "--image-cache", "0", token="the-token-of-this-test") as running:
         yield running

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from glip_export.commands.detect import run
@@ -97,9 +98,12 @@ def test_enlarged_and_walked_through_by_keys(open_tab, detected) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_fits_a_phone(open_tab, detected, scheme: str) -> None:
+def test_fits_a_phone_and_is_accessible(open_tab, detected, scheme: str) -> None:
     tab = open_tab(detected[0], width=360, height=740, color_scheme=scheme)
     assert tab.width() <= 360
+    tab.page.get_by_role("button", name="Enlarge").first.click()
+    assert tab.width() <= 360
+    assert [problem["id"] for problem in Axe().run(tab.page).response["violations"]] == []
     ground = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(246, 246, 243)", "dark": "rgb(20, 23, 26)"}[scheme]
 

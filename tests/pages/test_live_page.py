@@ -53,6 +53,30 @@ def test_upload_type_and_boxes_appear(open_tab, server: Server, expected: Detect
     assert {url.split("/")[2] for url in tab.requests if not url.startswith("blob:")} == {server.host}
 
 
+def test_a_link_says_what_to_look_for(open_tab, server: Server, expected: Detections) -> None:
+    page = open_tab(server.address + "?prompt=cat.%20remote+control&score=0.62").page
+    page.set_input_files("#file", CAT)
+    page.locator("#panel").wait_for()
+    assert page.locator("#score-value").inner_text() == "0.62"
+    assert sorted(visible_names(page)) == sorted(expected.above(0.62).names)
+
+
+def test_row_and_box_mark_each_other(open_tab, server: Server, expected: Detections) -> None:
+    page = open_tab(server.address).page
+    page.set_input_files("#file", CAT)
+    look_for(page, PROMPT)
+    page.locator("#list .row").nth(1).hover()
+    scale = page.locator("#image").bounding_box()["width"] / expected.image_size[1]
+    x1, y1, x2, y2 = (expected.boxes[1] * scale).tolist()
+    marked = page.locator(".box.active").bounding_box()
+    assert [marked["width"], marked["height"]] == pytest.approx([x2 - x1, y2 - y1], abs=1)
+    page.locator("#status").hover()
+    assert page.locator(".box.active").count() == 0
+    picture = page.locator("#image").bounding_box()
+    page.mouse.move(picture["x"] + (x1 + x2) / 2, picture["y"] + (y1 + y2) / 2)
+    assert page.locator(".box.active").count() == page.locator("#list li.active").count() == 1
+
+
 def test_slider_and_names_filter_without_a_request(open_tab, server: Server, expected: Detections) -> None:
     page = open_tab(server.address).page
     asked = requests_of(page)

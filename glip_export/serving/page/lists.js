@@ -94,13 +94,16 @@ class Legend {
     this.root.replaceChildren(...this.entries.map(({ item }) => item));
   }
 
-  /** Counts, by label, of the boxes shown; `possible` counts them as if no name were hidden. */
-  setCounts(possible) {
-    this.entries.forEach(({ button, count, name }, label) => {
-      const number = possible.get(label) ?? 0;
+  /** How many boxes each label has (a Map) at the score that is asked for, hidden or not. */
+  setCounts(counts) {
+    this.entries.forEach((entry, label) => {
+      const { button, count, name } = entry;
+      const number = counts.get(label) ?? 0;
+      const shown = !this.hiddenNames.has(name);
+      if (entry.number === number && entry.shown === shown) return; // there may be a thousand names
+      Object.assign(entry, { number, shown });
       count.textContent = `${number}`;
       button.classList.toggle("none", number === 0);
-      const shown = !this.hiddenNames.has(name);
       button.setAttribute("aria-pressed", `${shown}`);
       button.setAttribute("aria-label", `${name.trim()}: ${number} ${number === 1 ? "box" : "boxes"}`);
     });

@@ -288,4 +288,9 @@ function megabytes(bytes) {
   return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${Number((bytes / 1e6).toFixed(1))} MB`;
 }
 
+// A link may say what to look for: /?prompt=cat.%20dog&score=0.3
+const asked = new URLSearchParams(location.search);
+at.prompt.value = asked.get("prompt") ?? "";
+at.score.value = asked.get("score") ?? at.score.defaultValue;
+filter();
 loadModel();
