@@ -21,6 +21,7 @@ from glip_export.prompt import Prompt
 from glip_export.runtime.detector import Detector
 
 BATCH = 3  # pictures padded together
+RECORD = {"pictures", "left_out", "problems", "seconds", "results"}  # of a batch, in the journal
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ def evaluate_coco(
     load_pycocotools()  # told before hours of detecting, not after
     prompt = prompt_for(dataset, names)
     records = [] if journal is None else journal.records
-    if strict and (known := [*dataset.problems, *_problems(records)]):
-        raise refuse(known[0], dataset.path)
     groups = in_groups(dataset.images, aspect_groups)
     order = [image.id for group in groups for image in group]
-    tried = [image_id for record in records for image_id in record["pictures"]]
-    if tried != order[: len(tried)]:
-        raise GlipExportError("the journal is of other pictures: name another folder")
+    damaged = any(record.keys() != RECORD for record in records)
+    tried = [] if damaged else [image_id for record in records for image_id in record["pictures"]]
+    if damaged or tried != order[: len(tried)]:
+        raise GlipExportError("the journal is damaged or of other pictures: remove it, or name another folder")
+    if strict and (known := [*dataset.problems, *_problems(records)]):
+        raise refuse(known[0], dataset.path)
     done = len(tried)
     progress(done)
     if done < len(order):

@@ -166,6 +166,13 @@ def test_a_journal_of_other_pictures(dataset: CocoDataset, tmp_path: Path) -> No
             evaluate_coco(right(SIZES), CocoDataset.read(other, folder), journal=journal)
 
 
+def test_a_journal_that_someone_edited(dataset: CocoDataset, tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "progress.jsonl", {}) as journal:
+        journal.append({"pictures": [1, 2, 3]})
+        with pytest.raises(GlipExportError, match="damaged"):
+            evaluate_coco(right(SIZES), dataset, journal=journal)
+
+
 def test_a_record_is_json(dataset: CocoDataset, tmp_path: Path) -> None:
     with Journal.open(tmp_path / "progress.jsonl", {}) as journal:
         evaluate_coco(right(SIZES), dataset, journal=journal)
