@@ -46,8 +46,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def missing() -> str:
     """What keeps every test here from running, or nothing."""
-    if importlib.util.find_spec("playwright") is None:
-        return "playwright is not installed: pip install playwright"
+    for module, package in (("playwright", "playwright"), ("axe_playwright_python", "axe-playwright-python")):
+        if importlib.util.find_spec(module) is None:
+            return f"{package} is not installed: pip install {package}"
     if executable() is None:
         return "no Chromium here: apt-get install chromium"
     return ""
@@ -68,6 +69,13 @@ class Tab:
     def width(self) -> int:
         """Of everything on the page, in CSS pixels: more than the window's makes it scroll sideways."""
         return int(self.page.evaluate("document.documentElement.scrollWidth"))
+
+    def barriers(self) -> list[str]:
+        """What axe-core finds that keeps people from using the page as it is now."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        violations = Axe().run(self.page).response["violations"]
+        return [f"{found['id']}: {found['help']}, at {found['nodes'][0]['html']}" for found in violations]
 
 
 @pytest.fixture(scope="module")  # not for the session: the loop it runs in would be in the way of other files' loops
