@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -115,6 +115,24 @@ class Service:
         """A metric's value now."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
+    @contextmanager
+    def held_until(self, condition: Callable[[], bool]) -> Iterator[None]:
+        """The model runs nothing in this block before the condition holds."""
+        self.model.may_run.clear()
+
+        def release() -> None:
+            try:
+                wait_until(condition, 20)
+            finally:
+                self.model.may_run.set()
+
+        watching = threading.Thread(target=release)
+        watching.start()
+        try:
+            yield
+        finally:
+            watching.join()
+
 
 @contextmanager
 def running_service(
@@ -141,7 +159,7 @@ def running_service(
             assert not thread.is_alive(), "the server did not end"
 
 
-def wait_until(condition: Any, seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Waits until the condition holds."""
     until = time.monotonic() + seconds
     while not condition():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -82,14 +81,18 @@ def test_many_pictures_keep_their_order() -> None:
 
 def test_it_waits_for_a_busy_server() -> None:
     with running_service(FakeModel(), Settings(max_queue=1, max_pictures=1)) as service:
-        service.model.may_run.clear()
-        threading.Timer(0.7, service.model.may_run.set).start()
-        with Client(service.url, at_once=2) as client:
+
+        def refusals() -> float:
+            return service.value("glip_errors_total", error="busy")
+
+        with service.held_until(lambda: refusals() == 1), Client(service.url, at_once=2) as client:
             assert len(client.detect([b"one", b"two"], "cat")) == 2
-        assert service.value("glip_errors_total", error="busy") >= 1
-        service.model.may_run.clear()
-        threading.Timer(1.5, service.model.may_run.set).start()
-        with Client(service.url, at_once=2, busy_seconds=0.1) as client, pytest.raises(ServerError) as refused:
+        before = refusals()
+        with (
+            service.held_until(lambda: refusals() == before + 1),
+            Client(service.url, at_once=2, busy_seconds=0.1) as client,
+            pytest.raises(ServerError) as refused,
+        ):
             client.detect([b"three", b"four"], "cat")
         assert (refused.value.code, refused.value.status) == ("busy", 429) and refused.value.retry_after >= 1
 

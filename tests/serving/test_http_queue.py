@@ -17,11 +17,8 @@ from glip_export.serving.settings import Settings
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     with running_service(FakeModel(seconds=0.05), Settings(max_queue=4, max_pictures=4)) as service:
         pictures = [b"photo %d" % number for number in range(12)]
-        service.model.may_run.clear()
-        waiting = threading.Timer(0.5, service.model.may_run.set)
-        waiting.start()
-        replies = service.ask_all([detect(picture, "cat") for picture in pictures])
-        waiting.join()
+        with service.held_until(lambda: service.value("glip_errors_total", error="busy") == 8):
+            replies = service.ask_all([detect(picture, "cat") for picture in pictures])
         assert sorted(reply.status for reply in replies) == [200] * 4 + [429] * 8
         for picture, reply in zip(pictures, replies, strict=True):
             if reply.status == 200:
@@ -34,11 +31,11 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 
 
 def test_what_could_not_be_answered_in_time_is_refused_at_once() -> None:
-    with running_service(FakeModel(seconds=0.2), Settings(deadline_ms=2000)) as service:
+    with running_service(FakeModel(seconds=0.4), Settings(deadline_ms=8000)) as service:
         replies = service.ask_all([detect(b"photo %d" % number, "cat") for number in range(30)])
         statuses = [reply.status for reply in replies]
         assert set(statuses) == {200, 429}  # and none is accepted and then late
-        assert 3 <= statuses.count(200) <= 9
+        assert 3 <= statuses.count(200) <= 15  # 20 would be done by the deadline; half of them are taken
 
 
 def test_the_deadline() -> None:
@@ -47,7 +44,7 @@ def test_the_deadline() -> None:
         started = time.monotonic()
         reply = service.ask(detect(b"late", "cat", deadline_ms=300))
         assert (reply.status, reply.json()["error"]["code"]) == (504, "deadline")
-        assert 0.3 <= time.monotonic() - started < 2
+        assert 0.3 <= time.monotonic() - started < 5
         service.model.may_run.set()
         assert service.ask(detect(b"next", "cat")).status == 200
         assert [key for run in service.model.runs for key in run] == [image_key(b"next")]  # the late one never ran
@@ -84,19 +81,18 @@ def test_a_failing_model_answers_500_and_nothing_of_its_insides(
 
 @pytest.mark.parametrize(("in_turn", "largest"), [(False, 4), (True, 4)])
 def test_what_comes_at_once_is_run_at_once(in_turn: bool, largest: int) -> None:
-    with running_service(FakeModel(runs_in_turn=in_turn), Settings(max_batch=4, max_wait_ms=300)) as service:
-        service.model.may_run.clear()
-        threading.Timer(0.5, service.model.may_run.set).start()
-        replies = service.ask_all([detect(b"photo %d" % number, "cat") for number in range(10)])
+    with running_service(FakeModel(runs_in_turn=in_turn), Settings(max_batch=4, max_wait_ms=1500)) as service:
+        with service.held_until(lambda: service.value("glip_queue_pictures") == 10):
+            replies = service.ask_all([detect(b"photo %d" % number, "cat") for number in range(10)])
         assert [reply.status for reply in replies] == [200] * 10
         sizes = [len(run) for run in service.model.runs]
         assert sum(sizes) == 10 and max(sizes) == largest
         assert service.value("glip_batch_pictures_count") == len(sizes)
         assert service.value("glip_stage_seconds_count", stage="total") == 10
-        started = time.monotonic()
+        waited = service.value("glip_stage_seconds_sum", stage="queue")
         service.ask(detect(b"alone", "cat"))
-        # Only a model that gains from it lets a picture wait for others.
-        assert (time.monotonic() - started > 0.25) is not in_turn
+        waited = service.value("glip_stage_seconds_sum", stage="queue") - waited
+        assert (waited > 1.2) is not in_turn  # only a model that gains from it lets a picture wait for others
 
 
 def test_the_end_finishes_what_was_accepted() -> None:
