@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import sys
@@ -45,6 +46,9 @@ class Faults:
         self._address = (server.host, server.port)
         self._cases = cases
         self._random = random.Random(seed)
+        every = kinds(UPLOAD_SECONDS * 2)
+        self._quick = itertools.cycle([kind for kind in every if not kind.pause])
+        self._slow = itertools.cycle([kind for kind in every if kind.pause])
         self.problems: list[str] = []
         self.statuses: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
@@ -53,11 +57,8 @@ class Faults:
 
     async def run(self, requests: int) -> None:
         """So many malformed requests, and good ones and hang-ups between them."""
-        every = kinds(UPLOAD_SECONDS * 2)
-        slow, quick = [kind for kind in every if kind.pause], [kind for kind in every if not kind.pause]
-        slow_count = round(requests * SLOW_SHARE)
-        chosen = [quick[i % len(quick)] for i in range(requests - slow_count)]
-        chosen += [slow[i % len(slow)] for i in range(slow_count)]
+        slow = round(requests * SLOW_SHARE)
+        chosen = [*itertools.islice(self._quick, requests - slow), *itertools.islice(self._slow, slow)]
         self._random.shuffle(chosen)
         limit = asyncio.Semaphore(AT_ONCE)
 
