@@ -20,6 +20,7 @@ app = typer.Typer(
 
 Config = Annotated[Path, typer.Option(help="The model and its training: a YAML of official keys.")]
 BertConfig = Annotated[Path, typer.Option(help="Sizes of its BERT: a transformers config.json.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Products in bfloat16: faster on CPUs that have it.")]
 CONFIG, BERT = Path("demo/config.yaml"), Path("demo/bert_config.json")
 
 
@@ -47,7 +48,9 @@ def scenes(
 def pretrain(
     scenes: Annotated[Path, typer.Option(help="What `scenes` wrote.")],
     output: Annotated[Path, typer.Option(help="File for the backbone's weights.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps.")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps.")] = 4000,
+    start: Annotated[Path | None, typer.Option(help="What an earlier `pretrain` wrote, to go on from.")] = None,
+    bf16: Bf16 = False,
     config: Config = CONFIG,
     bert_config: BertConfig = BERT,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
@@ -62,7 +65,8 @@ def pretrain(
 
     torch.set_num_threads(threads)
     pairs = overrides or []
-    run(load_config(config, pairs, bert_config), load_settings(config, pairs), scenes / "mosaics", steps, output)
+    settings = load_settings(config, pairs)
+    run(load_config(config, pairs, bert_config), settings, scenes / "mosaics", steps, output, start, bf16)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -73,7 +77,8 @@ def train(
     bert_config: BertConfig = BERT,
     backbone: Annotated[Path | None, typer.Option(help="What `pretrain` wrote, to start from.")] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Stop at this step, to go on later.")] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16: faster on CPUs that have it.")] = False,
+    bf16: Bf16 = False,
+    soft_tokens: Annotated[float, typer.Option(min=0, help="Weight of MDETR's soft token loss, beside GLIP's.")] = 0.0,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between measurements of AP.")] = 500,
     evaluate_pictures: Annotated[int, typer.Option(min=1, help="Held-out scenes for it.")] = 100,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
@@ -90,10 +95,10 @@ def train(
 
     torch.set_num_threads(threads)
     pairs = overrides or []
-    trainer = Trainer(load_config(config, pairs, bert_config), load_settings(config, pairs), bf16)
+    trainer = Trainer(load_config(config, pairs, bert_config), load_settings(config, pairs), bf16, soft_tokens)
     if backbone is not None:
         load_backbone(trainer.model, backbone)
-    run(trainer, scenes / "train", output, until, scenes / "val", evaluate_every, evaluate_pictures)
+    run(trainer, scenes / "train", output, until, scenes / "val", evaluate_every, evaluate_pictures, scenes / "mosaics")
 
 
 @app.command()

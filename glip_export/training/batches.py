@@ -22,6 +22,9 @@ from glip_export.training.settings import TrainingSettings
 
 ALL_KINDS = 0.15  # share of batches that are asked for every kind, as in evaluation
 MOST_NEGATIVES = 16
+UNTIL = 0.55  # of a run: how long mosaics are trained on
+ALL_KINDS_OF_MOSAICS = 0.5
+FEW_NEGATIVES = 4  # a mosaic's caption is long enough without
 SORTED = 4  # batches whose pictures are sorted by aspect ratio together (GLIP: ASPECT_RATIO_GROUPING)
 
 
@@ -63,17 +66,30 @@ def read_examples(folder: Path) -> list[Example]:
     ]
 
 
-def training_batch(examples: Sequence[Example], step: int, config: GlipConfig, settings: TrainingSettings) -> Batch:
+def training_batch(
+    examples: Sequence[Example],
+    step: int,
+    config: GlipConfig,
+    settings: TrainingSettings,
+    mosaics: Sequence[Example] = (),
+) -> Batch:
     """The batch of a step: a function of the seed and the step alone, so that a run can go on anywhere.
 
-    Every epoch shows each example once, in its own order.
+    Every epoch shows each example once, in its own order. In the first part of a run every other batch is of mosaics,
+    if there are any: with five times the objects of a scene names are bound sooner to what they name.
     """
     rng = np.random.default_rng((settings.seed, step))
-    first = step * settings.batch_size
-    chosen = [examples[_example_at(place, examples, settings)] for place in range(first, first + settings.batch_size)]
-    if rng.random() < ALL_KINDS:
+    if mosaics and step % 2 and step < UNTIL * settings.steps:
+        chosen = [mosaics[index] for index in rng.integers(len(mosaics), size=settings.batch_size)]
+        share, most_negatives = ALL_KINDS_OF_MOSAICS, FEW_NEGATIVES
+    else:
+        first = step * settings.batch_size
+        places = range(first, first + settings.batch_size)
+        chosen = [examples[_example_at(place, examples, settings)] for place in places]
+        share, most_negatives = ALL_KINDS, MOST_NEGATIVES
+    if rng.random() < share:
         return make_batch(chosen, config, settings, rng, lambda objects, side, rng: all_kinds(objects, rng))
-    negatives = int(rng.integers(1, MOST_NEGATIVES + 1))  # the same for the batch, whose captions are padded together
+    negatives = int(rng.integers(1, most_negatives + 1))  # the same for the batch, whose captions are padded together
     return make_batch(chosen, config, settings, rng, lambda objects, side, rng: mixed(objects, side, negatives, rng))
 
 

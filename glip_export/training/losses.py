@@ -1,4 +1,7 @@
-"""GLIP's three losses: which tokens a position shows, where its box is, and how central it lies in it."""
+"""GLIP's three losses: which tokens a position shows, where its box is, and how central it lies in it.
+
+Beside them stands MDETR's soft token prediction, which a model that starts from nothing may need to bind words at all.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,12 @@ class Losses(NamedTuple):
     tokens: torch.Tensor
     boxes: torch.Tensor
     centerness: torch.Tensor
+    soft_tokens: torch.Tensor
 
     @property
     def total(self) -> torch.Tensor:
         """Their sum."""
-        return self.tokens + self.boxes + self.centerness
+        return self.tokens + self.boxes + self.centerness + self.soft_tokens
 
 
 def detection_losses(
@@ -41,6 +45,7 @@ def detection_losses(
     attention_mask: torch.Tensor,
     config: DetectionConfig,
     settings: TrainingSettings,
+    soft_token_weight: float = 0.0,
 ) -> Losses:
     """The losses of a batch (GLIP: ATSSLossComputation).
 
@@ -68,13 +73,16 @@ def detection_losses(
     token_loss = focal_loss(token_logits, token_targets, attention_mask, settings.alpha, settings.gamma) / count
     token_loss = token_loss * settings.token_weight
     if not len(targets):
-        return Losses(token_loss, deltas.sum() * 0, centerness.sum() * 0)
+        return Losses(token_loss, deltas.sum() * 0, centerness.sum() * 0, token_logits.sum() * 0)
 
     positive_anchors = anchors.expand(len(objects), -1, -1)[positive]
     central = centerness_targets(positive_anchors, targets)
     box_losses = giou_loss(decode(deltas[positive], positive_anchors), targets)
     centerness_loss = F.binary_cross_entropy_with_logits(centerness[positive], central, reduction="sum") / count
-    return Losses(token_loss, settings.box_weight * (box_losses * central).sum() / central.sum(), centerness_loss)
+    box_loss = settings.box_weight * (box_losses * central).sum() / central.sum()
+    real = attention_mask[:, None].expand_as(token_logits)[positive]
+    soft_token = soft_token_loss(token_logits[positive], token_targets[positive], real) / count
+    return Losses(token_loss, box_loss, centerness_loss, soft_token_weight * soft_token)
 
 
 def focal_loss(
@@ -89,6 +97,16 @@ def focal_loss(
     weight = (alpha * targets + (1 - alpha) * (1 - targets)) * wrong**gamma
     loss = weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (loss * (attention_mask > 0)[:, None]).sum()
+
+
+def soft_token_loss(logits: torch.Tensor, targets: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Soft token prediction (Kamath et al., MDETR, ICCV 2021): cross-entropy over the caption's real tokens, summed.
+
+    logits, targets (P, T), a row of which sums to one, attention_mask (P, T) -> a scalar. Sigmoids are trained one by
+    one; this compares the tokens of a position with each other. GLIP itself does without.
+    """
+    among_real = logits.masked_fill(attention_mask == 0, float("-inf")).log_softmax(-1)
+    return -(targets * among_real.masked_fill(attention_mask == 0, 0)).sum()
 
 
 def giou_loss(boxes: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

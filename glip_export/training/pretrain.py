@@ -31,13 +31,24 @@ GRID = 3  # samples a side of an object, averaged
 EVERY = 50  # steps
 
 
-def pretrain(config: GlipConfig, settings: TrainingSettings, mosaics: Path, steps: int, target: Path) -> None:
+def pretrain(
+    config: GlipConfig,
+    settings: TrainingSettings,
+    mosaics: Path,
+    steps: int,
+    target: Path,
+    start: Path | None = None,
+    bf16: bool = False,
+) -> None:
     """Trains Swin and FPN on the mosaics' kinds and colours and writes them: `Trainer` starts from the file.
 
-    Each object is read from the levels of its size at its box, and two linear layers a level, not kept, name it.
+    Each object is read from the levels of its size at its box, and a linear layer a level, not kept, names it. start:
+    what an earlier call wrote, to go on from. bf16: see `Trainer`.
     """
     settings = replace(settings, steps=steps, warmup_steps=min(settings.warmup_steps, steps // 10 + 1))
     model = new_model(config, settings.prior, settings.seed)
+    if start is not None:
+        load_backbone(model, start)
     backbone = model.vision_backbone
     namers = nn.ModuleList(nn.Linear(config.head.channels, len(KINDS) + len(COLOURS) + 1) for _ in range(LEVELS))
     optimizer = torch.optim.AdamW(
@@ -54,7 +65,10 @@ def pretrain(config: GlipConfig, settings: TrainingSettings, mosaics: Path, step
             rng = np.random.default_rng((settings.seed, 2 << 32, step))
             chosen = [examples[index] for index in rng.integers(len(examples), size=settings.batch_size)]
             images, objects = draw_examples(chosen, config, settings, rng)
-            loss, counts = _naming_loss(backbone(images), namers, objects, images.shape[2:])
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                features = backbone(images)
+            levels = [level.float() for level in features]
+            loss, counts = _naming_loss(levels, namers, objects, images.shape[2:])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(backbone.parameters(), settings.gradient_norm)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from glip_export.commands.console import console
 from glip_export.files import atomic_write_text
 from glip_export.training.batches import Batch, Example, read_examples, training_batch
 from glip_export.training.curve import plot_curve
+from glip_export.training.losses import Losses
 from glip_export.training.precision import average_precision
 from glip_export.training.trainer import CHECKPOINT, Trainer, export_weights
 
@@ -31,13 +32,17 @@ def train(
     evaluate_on: Path | None = None,
     evaluate_every: int = 500,
     evaluate_pictures: int = 100,
+    mosaics: Path | None = None,
 ) -> None:
     """Trains to SOLVER.MAX_ITER (or step `until`), from folder/checkpoint.pt if there is one.
+
+    scenes, mosaics: data sets, see `training_batch`.
 
     Writes to `folder` every SOLVER.CHECKPOINT_PERIOD steps: checkpoint.pt, weights.safetensors (averaged, official
     names), history.json and curve.png. Ctrl-C and SIGTERM save before they end it.
     """
     examples = read_examples(scenes)
+    dense = () if mosaics is None else read_examples(mosaics)
     if (folder / CHECKPOINT).exists():
         trainer.resume(folder)
     last = min(trainer.settings.steps, until or trainer.settings.steps)
@@ -45,7 +50,7 @@ def train(
     with _progress() as progress, _ended_by_sigterm():
         task = progress.add_task("training", total=last, completed=trainer.step, loss="")
         try:
-            for batch in _batches(trainer, examples, last):
+            for batch in _batches(trainer, examples, dense, last):
                 record = trainer.train_step(batch)
                 progress.update(task, completed=trainer.step, loss=f"{record['loss']:.3f}")
                 if evaluate_on is not None and (trainer.step % evaluate_every == 0 or trainer.step == last):
@@ -70,12 +75,12 @@ def save(trainer: Trainer, folder: Path) -> None:
         plot_curve(trainer.history, folder / "curve.png")
 
 
-def _batches(trainer: Trainer, examples: list[Example], last: int) -> Iterator[Batch]:
+def _batches(trainer: Trainer, examples: Sequence[Example], mosaics: Sequence[Example], last: int) -> Iterator[Batch]:
     """The batches from the trainer's step on, each made while the one before it is learned."""
     with ThreadPoolExecutor(1) as pool:
 
         def prepare(step: int) -> Any:
-            return pool.submit(training_batch, examples, step, trainer.config, trainer.settings)
+            return pool.submit(training_batch, examples, step, trainer.config, trainer.settings, mosaics)
 
         following = prepare(trainer.step) if trainer.step < last else None
         for step in range(trainer.step, last):
@@ -87,7 +92,7 @@ def _batches(trainer: Trainer, examples: list[Example], last: int) -> Iterator[B
 
 def _line(trainer: Trainer, rate: float) -> str:
     recent = trainer.history[-trainer.settings.checkpoint_period :]
-    means = {name: sum(record[name] for record in recent) / len(recent) for name in ("tokens", "boxes", "centerness")}
+    means = {name: sum(record[name] for record in recent) / len(recent) for name in Losses._fields}
     words = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
     return f"{time.strftime('%H:%M:%S')} step {trainer.step}: {words}; {rate:.2f} steps/s"
 

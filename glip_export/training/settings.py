@@ -21,6 +21,7 @@ KEYS = {
     "token_weight": FUSE + "DOT_PRODUCT_TOKEN_LOSS_WEIGHT",
     "box_weight": "MODEL.ATSS.REG_LOSS_WEIGHT",
     "learning_rate": SOLVER + "BASE_LR",
+    "swin_factor": SOLVER + "BACKBONE_BODY_LR_FACTOR",
     "lowest_rate": SOLVER + "MIN_LR",
     "weight_decay": SOLVER + "WEIGHT_DECAY",
     "warmup_steps": SOLVER + "WARMUP_ITERS",
@@ -46,6 +47,7 @@ class TrainingSettings:
     token_weight: float = 1.0
     box_weight: float = 2.0
     learning_rate: float = 0.0001
+    swin_factor: float = 1.0  # of the learning rate, for Swin
     lowest_rate: float = 1e-6  # where the cosine ends
     weight_decay: float = 0.0001
     warmup_steps: int = 2000

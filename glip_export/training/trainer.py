@@ -32,9 +32,14 @@ class Trainer:
     these four are all there is to save.
     """
 
-    def __init__(self, config: GlipConfig, settings: TrainingSettings, bf16: bool = False) -> None:
-        """bf16: matrix products in bfloat16, half as long again as fast where the CPU has them (AVX512-BF16)."""
-        self.config, self.settings, self.bf16 = config, settings, bf16
+    def __init__(
+        self, config: GlipConfig, settings: TrainingSettings, bf16: bool = False, soft_tokens: float = 0.0
+    ) -> None:
+        """soft_tokens: weight of `losses.soft_token_loss`, which is not among GLIP's.
+
+        bf16: matrix products in bfloat16, half as long again as fast where the CPU has them (AVX512-BF16).
+        """
+        self.config, self.settings, self.bf16, self.soft_tokens = config, settings, bf16, soft_tokens
         self.model = new_model(config, settings.prior, settings.seed)
         self.model.fusion_head.fold()  # the same mathematics with less work, where captions are short
         for module in self.model.modules():
@@ -49,7 +54,7 @@ class Trainer:
         """One step of gradient descent; its losses, gradient norm and rate. Raises GlipExportError if it diverges."""
         rate = learning_rate(self.step, self.settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         losses = self.losses(batch)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -76,7 +81,9 @@ class Trainer:
             text = model.text_encoder(batch.input_ids, batch.attention_mask)
             levels = model.fusion_head.predict(model.vision_backbone(batch.images), text, batch.attention_mask)
         levels = [LevelPredictions(*(values.float() for values in level)) for level in levels]
-        return detection_losses(levels, batch.objects, batch.attention_mask, self.config.detection, self.settings)
+        return detection_losses(
+            levels, batch.objects, batch.attention_mask, self.config.detection, self.settings, self.soft_tokens
+        )
 
     def averaged_model(self) -> Glip:
         """The model with the averaged weights, in eval mode and without gradients."""
@@ -148,14 +155,16 @@ def _in_fp32(module: nn.Module, tensors: tuple[torch.Tensor, ...]) -> tuple[torc
 
 
 def _groups(model: Glip, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels only: not on biases, norms, scales, embeddings and bias tables."""
-    decayed = [
-        value
-        for name, value in model.named_parameters()
-        if value.ndim > 1 and "embeddings" not in name and "relative_position" not in name
+    """Weight decay on matrices and kernels only: not on biases, norms, scales, embeddings and bias tables.
+
+    Swin's weights take their own share of the learning rate, "factor".
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": decay, "factor": factor}
+        for factor in (1.0, settings.swin_factor)
+        for decay in (settings.weight_decay, 0.0)
     ]
-    chosen = {id(value) for value in decayed}
-    return [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": [value for value in model.parameters() if id(value) not in chosen], "weight_decay": 0.0},
-    ]
+    for name, value in model.named_parameters():
+        decayed = value.ndim > 1 and "embeddings" not in name and "relative_position" not in name
+        groups[2 * name.startswith("vision_backbone.swin.") + (not decayed)]["params"].append(value)
+    return groups

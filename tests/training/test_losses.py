@@ -13,7 +13,7 @@ from glip_export.model.boxes import anchors_at, decode
 from glip_export.model.graph_ops import modulated_deform_conv
 from glip_export.model.selection import LevelPredictions
 from glip_export.training.assignment import assign, pyramid_anchors
-from glip_export.training.losses import Objects, detection_losses, focal_loss, giou_loss
+from glip_export.training.losses import Objects, detection_losses, focal_loss, giou_loss, soft_token_loss
 from glip_export.training.settings import TrainingSettings
 
 SIZES = [(6, 8), (3, 4), (2, 2), (1, 1), (1, 1)]
@@ -98,7 +98,9 @@ def test_the_three_losses_equal_the_direct_form(seed: int) -> None:
     levels, objects, mask = random_case(seed)
     settings = TrainingSettings(token_weight=1.5, box_weight=2.5)
     losses = detection_losses(levels, objects, mask, CONFIG, settings)
-    assert [value.item() for value in losses] == pytest.approx(slow_losses(levels, objects, mask, settings), rel=2e-5)
+    assert [value.item() for value in losses[:3]] == pytest.approx(
+        slow_losses(levels, objects, mask, settings), rel=2e-5
+    )
     assert losses.total.item() == pytest.approx(sum(value.item() for value in losses), rel=1e-6)
 
 
@@ -163,6 +165,37 @@ def test_focal_loss_equals_the_direct_form_and_its_gradient_finite_differences(g
     )
     assert focal_loss(logits, targets, mask, 0.25, gamma).item() == pytest.approx(expected, rel=1e-9)
     assert gradcheck(lambda x: focal_loss(x, targets, mask, 0.25, gamma), logits)
+
+
+def test_soft_token_loss_equals_the_direct_form_and_its_gradient_finite_differences() -> None:
+    torch.manual_seed(3)
+    logits = (torch.randn(3, 5, dtype=torch.float64) * 3).requires_grad_()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+    targets = torch.tensor([[0, 0.5, 0.5, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0.25, 0.75, 0]], dtype=torch.float64)
+    expected = 0.0
+    for row, of, real in zip(logits.tolist(), targets.tolist(), mask.tolist(), strict=True):
+        total = sum(math.exp(value) for value, is_real in zip(row, real, strict=True) if is_real)
+        expected -= sum(share * (value - math.log(total)) for value, share in zip(row, of, strict=True) if share)
+    assert soft_token_loss(logits, targets, mask).item() == pytest.approx(expected, rel=1e-9)
+    assert gradcheck(lambda x: soft_token_loss(x, targets, mask), logits)
+
+
+def test_soft_tokens_are_part_of_the_losses_only_where_asked_for() -> None:
+    levels, objects, mask = random_case(3)
+    without, with_it = (
+        detection_losses(levels, objects, mask, CONFIG, TrainingSettings(), weight) for weight in (0.0, 0.5)
+    )
+    assert without.soft_tokens.item() == 0 and without[:3] == with_it[:3]
+    anchors = pyramid_anchors(SIZES, CONFIG)
+    logits = torch.cat([level.token_logits for level in levels], 1)
+    losses = []
+    for image, (boxes, tokens) in enumerate(objects):
+        owner = assign(anchors, boxes, 9)
+        for place in (owner >= 0).nonzero().flatten().tolist():
+            real = mask[image] > 0
+            among = logits[image, place][real].log_softmax(-1)
+            losses.append(-(tokens[owner[place]][real] * among).sum().item())
+    assert with_it.soft_tokens.item() == pytest.approx(0.5 * sum(losses) / len(losses), rel=1e-5)
 
 
 def test_giou_equals_the_direct_form_and_its_gradient_finite_differences() -> None:

@@ -1,0 +1,40 @@
+"""Composes the demo's picture as the held-out scenes are composed: picture.jpg, and picture.json with its objects.
+
+python demo/compose_picture.py 11
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from glip_export.files import atomic_path, atomic_write_text
+from glip_export.training.scenes import compose
+
+HERE = Path(__file__).parent
+CAST = [
+    ("red", "apple"), ("green", "apple"), ("", "dog"), ("blue", "car"), ("yellow", "car"), ("", "cat"),
+    ("purple", "balloon"), ("white", "cup"),
+]  # fmt: skip
+PROMPTS = ["dog. cat. car. apple. cup. balloon", "red apple. blue car", "yellow car. green apple"]
+
+
+def main(seed: int, folder: Path = HERE) -> None:
+    """Writes both files; the same for the same seed."""
+    scene = compose(np.random.default_rng((100, seed)), CAST)  # no set of scenes has 100 for its seed
+    objects = []
+    for item in scene.objects:
+        x, y, width, height = item.box
+        names = [item.kind, f"{item.colour} {item.kind}"] if item.colour else [item.kind]
+        objects.append({"names": names, "box": [x, y, x + width, y + height]})
+    with atomic_path(folder / "picture.jpg") as temporary:
+        scene.picture.save(temporary, format="JPEG", quality=92)
+    document = {"icons": "OpenMoji, CC BY-SA 4.0", "prompts": PROMPTS, "objects": objects}
+    atomic_write_text(folder / "picture.json", json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
