@@ -342,10 +342,10 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Pictures a run.")] = 8,
-    max_wait_ms: Annotated[
-        float, typer.Option(min=0, help="That a picture waits for others; not where a CPU runs them in turn.")
-    ] = 5.0,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Pictures that share a run; 1 where a backend for CPUs runs them in turn anyway.")
+    ] = 8,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="That a picture waits for others to share its run.")] = 5.0,
     deadline_ms: Annotated[int, typer.Option(min=1, help="The longest that a request may take, and the default.")] = (
         10_000
     ),

@@ -139,7 +139,7 @@ def running_service(
     model: FakeModel | None = None, settings: Settings | None = None, token: str | None = None
 ) -> Iterator[Service]:
     """The service over a fake model at an address of its own."""
-    model, settings, metrics = model or FakeModel(), settings or Settings(), Metrics()
+    model, settings, metrics = model or FakeModel(), settings or Settings(deadline_ms=60_000), Metrics()
     with listen("127.0.0.1", 0) as listening:
         scheduler = Scheduler(model, settings, metrics)  # type: ignore[arg-type]
         scheduler.start()

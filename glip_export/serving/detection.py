@@ -18,7 +18,7 @@ from glip_export.runtime.detector import EncodedImages
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, image_key
 from glip_export.serving.answers import DEADLINE, UNKNOWN_IMAGE, ServiceError, service_error
 from glip_export.serving.payload import ImageId, Payload, media_type, parse
-from glip_export.serving.scheduler import Scheduler, Work
+from glip_export.serving.scheduler import CrowdedOutError, Scheduler, Work
 from glip_export.serving.settings import Settings
 from glip_export.serving.uploads import Uploads
 
@@ -59,6 +59,8 @@ class DetectionService:
             answers, queued = await self._wait(accepted, request)
         finally:
             self.scheduler.release(len(accepted.images), accepted.units)
+        if any(isinstance(answer.result, CrowdedOutError) for answer in answers):
+            raise self.scheduler.busy("the server has become slower since this was accepted")
         results = _results(accepted.images, answers)
         timing = {stage: sum(answer.seconds.get(stage, 0.0) for answer in answers) for stage in STAGES}
         timing = {"queue": queued, **timing, "total": time.monotonic() - accepted.received}
@@ -142,7 +144,7 @@ class DetectionService:
             for _, image in accepted.images
         ]
         self.scheduler.submit(works)
-        answers = asyncio.gather(*(work.answer for work in works))
+        answers = asyncio.ensure_future(_all_answers(works))
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             left = max(accepted.deadline - time.monotonic(), 0)
@@ -155,8 +157,12 @@ class DetectionService:
         finally:
             gone.cancel()
             if not answers.done():
-                self.scheduler.cancel(works)
                 answers.cancel()
+                self.scheduler.cancel(works)
+
+
+async def _all_answers(works: Sequence[Work]) -> list[Answer]:
+    return [await work.answer for work in works]
 
 
 async def _disconnected(request: Request) -> None:

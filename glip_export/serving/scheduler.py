@@ -27,8 +27,13 @@ log = logging.getLogger("glip_export.serving")
 # What is accepted is expected to be answered within this share of its deadline: the estimate is an average, and a
 # machine may become slower while a request waits.
 DEADLINE_SHARE = 0.5
-NEW_MEASUREMENT = 0.2  # weight of the newest run in the estimate
+# Weights of the newest run in the estimate: a machine that has become slower must be believed sooner.
+WHEN_FASTER, WHEN_SLOWER = 0.1, 0.5
 WARM_UP_SHAPE = (480, 640, 3)
+
+
+class CrowdedOutError(GlipExportError):
+    """It was accepted, but the model has become slower since, and it would be late."""
 
 
 class FailedError(GlipExportError):
@@ -103,20 +108,20 @@ class Scheduler:
         if self.is_closing:
             raise ServiceError(BUSY, "the server is shutting down", status=503, retry_after=10)
         if self._pictures >= self.settings.max_queue:
-            raise self._busy(f"{self._pictures} pictures are waiting, as many as this server holds")
+            raise self.busy(f"{self._pictures} pictures are waiting, as many as this server holds")
 
     def reserve(self, pictures: int, units: int, seconds: float) -> None:
         """Takes a place for pictures that are to be answered within so many seconds; raises ServiceError if busy."""
         self.check()
         if self._pictures:  # an idle server tries everything
             if self._pictures + pictures > self.settings.max_queue:
-                raise self._busy(
+                raise self.busy(
                     f"{self._pictures} pictures are waiting and {pictures} more are asked for; "
                     f"this server holds {self.settings.max_queue}"
                 )
             expected = (self._units + units) * self._unit_seconds
             if expected > seconds * DEADLINE_SHARE:
-                raise self._busy(f"{self._pictures} pictures are waiting, more than can be answered in time")
+                raise self.busy(f"{self._pictures} pictures are waiting, more than can be answered in time")
         self._pictures += pictures
         self._units += units
         self._idle.clear()
@@ -156,7 +161,8 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
-    def _busy(self, message: str) -> ServiceError:
+    def busy(self, message: str) -> ServiceError:
+        """429, with the time in which half of what waits should be done."""
         wait = self._units * self._unit_seconds / 2
         return ServiceError(BUSY, f"{message}; try again later", retry_after=min(max(math.ceil(wait), 1), 60))
 
@@ -170,13 +176,12 @@ class Scheduler:
         """Waits for pictures and takes those to be run next; none if they were taken back, or when closing."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._is_closed)
-            if not self.batch.runs_in_turn:  # those that come within a moment share the run
+            most = 1 if self.batch.runs_in_turn else self.settings.max_batch
+            if most > 1:  # those that come within a moment share the run
                 self._changed.wait_for(
-                    lambda: len(self._queue) >= self.settings.max_batch or self._is_closed,
-                    self.settings.max_wait_ms / 1000,
+                    lambda: len(self._queue) >= most or self._is_closed, self.settings.max_wait_ms / 1000
                 )
-            count = min(len(self._queue), self.settings.max_batch)
-            return [self._queue.popleft() for _ in range(count)]
+            return [self._queue.popleft() for _ in range(min(len(self._queue), most))]
 
     def _run(self, works: list[Work]) -> None:
         started = time.monotonic()
@@ -201,8 +206,25 @@ class Scheduler:
         for work in waiting.values():
             _deliver(work, Answer(FailedError("the run failed")))
         if runs:
-            each = (time.monotonic() - started) / runs
-            self._unit_seconds += NEW_MEASUREMENT * (each - self._unit_seconds)
+            change = (time.monotonic() - started) / runs - self._unit_seconds
+            self._unit_seconds += change * (WHEN_SLOWER if change > 0 else WHEN_FASTER)
+            self._shed()
+
+    def _shed(self) -> None:
+        """Refuses what would be late by now, instead of letting it wait for its deadline."""
+        late: list[Work] = []
+        with self._changed:
+            expected = time.monotonic()
+            for work in list(self._queue):
+                finished = expected + work.units * self._unit_seconds
+                if finished > work.deadline:
+                    self._queue.remove(work)
+                    late.append(work)
+                else:
+                    expected = finished
+        for work in late:
+            self.metrics.dropped.inc()
+            _deliver(work, Answer(CrowdedOutError("it would be late")))
 
 
 def _deliver(work: Work, answer: Answer) -> None:

@@ -80,7 +80,7 @@ def test_many_pictures_keep_their_order() -> None:
 
 
 def test_it_waits_for_a_busy_server() -> None:
-    with running_service(FakeModel(), Settings(max_queue=1, max_pictures=1)) as service:
+    with running_service(FakeModel(), Settings(max_queue=1, max_pictures=1, deadline_ms=60_000)) as service:
 
         def refusals() -> float:
             return service.value("glip_errors_total", error="busy")

@@ -15,7 +15,7 @@ from glip_export.serving.settings import Settings
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    with running_service(FakeModel(seconds=0.05), Settings(max_queue=4, max_pictures=4)) as service:
+    with running_service(FakeModel(seconds=0.05), Settings(max_queue=4, max_pictures=4, deadline_ms=60_000)) as service:
         pictures = [b"photo %d" % number for number in range(12)]
         with service.held_until(lambda: service.value("glip_errors_total", error="busy") == 8):
             replies = service.ask_all([detect(picture, "cat") for picture in pictures])
@@ -36,6 +36,18 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once() -> None:
         statuses = [reply.status for reply in replies]
         assert set(statuses) == {200, 429}  # and none is accepted and then late
         assert 3 <= statuses.count(200) <= 15  # 20 would be done by the deadline; half of them are taken
+
+
+def test_a_model_that_becomes_slower_still_answers_in_time_or_refuses() -> None:
+    with running_service(FakeModel(seconds=0.02), Settings(deadline_ms=4000)) as service:
+        assert service.ask(detect(b"quick", "cat")).status == 200
+        service.model.seconds = 0.6
+        replies = service.ask_all([detect(b"photo %d" % number, "cat") for number in range(40)])
+        assert {reply.status for reply in replies} == {200, 429}  # accepted for what it was, refused for what it is
+        assert sum(reply.status == 200 for reply in replies) >= 3
+        assert all("retry-after" in reply.headers for reply in replies if reply.status == 429)
+        assert service.value("glip_dropped_total") > 20  # without having been run
+        assert service.value("glip_queue_pictures") == 0
 
 
 def test_the_deadline() -> None:
@@ -79,9 +91,11 @@ def test_a_failing_model_answers_500_and_nothing_of_its_insides(
         assert "secret" in caplog.text  # in the server's log
 
 
-@pytest.mark.parametrize(("in_turn", "largest"), [(False, 4), (True, 4)])
-def test_what_comes_at_once_is_run_at_once(in_turn: bool, largest: int) -> None:
-    with running_service(FakeModel(runs_in_turn=in_turn), Settings(max_batch=4, max_wait_ms=1500)) as service:
+@pytest.mark.parametrize(("in_turn", "largest"), [(False, 4), (True, 1)])
+def test_what_comes_at_once_is_run_at_once_where_that_gains(in_turn: bool, largest: int) -> None:
+    with running_service(
+        FakeModel(runs_in_turn=in_turn), Settings(max_batch=4, max_wait_ms=1500, deadline_ms=60_000)
+    ) as service:
         with service.held_until(lambda: service.value("glip_queue_pictures") == 10):
             replies = service.ask_all([detect(b"photo %d" % number, "cat") for number in range(10)])
         assert [reply.status for reply in replies] == [200] * 10
@@ -96,7 +110,7 @@ def test_what_comes_at_once_is_run_at_once(in_turn: bool, largest: int) -> None:
 
 
 def test_the_end_finishes_what_was_accepted() -> None:
-    with running_service(FakeModel(seconds=0.2)) as service:
+    with running_service(FakeModel(seconds=0.02)) as service:
         service.model.may_run.clear()
         replies: list[list[int]] = []
         asking = threading.Thread(
@@ -121,7 +135,7 @@ def test_the_end_finishes_what_was_accepted() -> None:
 
 
 def test_several_pictures_take_their_places_together() -> None:
-    with running_service(FakeModel(), Settings(max_queue=4, max_pictures=3)) as service:
+    with running_service(FakeModel(), Settings(max_queue=4, max_pictures=3, deadline_ms=60_000)) as service:
         service.model.may_run.clear()
         three = request("/v1/detect", *form([*[("image", b"a")] * 3, ("prompt", b"cat")]))
         answers: list[int] = []
