@@ -45,8 +45,8 @@ demo: $(READY) ## Export a small checkpoint, verify it, and detect on a photo in
 serve: $(READY) engines/demo/manifest.json ## Serve the demo model with its live page; prints the address
 	@$(BIN)/glip-export serve engines/demo $(ARGS)
 
-engines/demo/manifest.json: demo/glip_demo.safetensors demo/config.yaml demo/bert_config.json | $(READY)
-	$(BIN)/glip-export onnx --weights $< --config demo/config.yaml --bert-config demo/bert_config.json --output engines/demo
+engines/demo/manifest.json: demo/glip_demo.safetensors demo/glip_demo.yaml demo/bert_config.json | $(READY)
+	$(BIN)/glip-export onnx --weights $< --config demo/glip_demo.yaml --bert-config demo/bert_config.json --output engines/demo
 
 test: $(READY) triton-server ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
 	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)

@@ -32,7 +32,7 @@ def main(seed: int, folder: Path = HERE) -> None:
         objects.append({"names": names, "box": [x, y, x + width, y + height]})
     with atomic_path(folder / "picture.jpg") as temporary:
         scene.picture.save(temporary, format="JPEG", quality=92)
-    document = {"icons": "OpenMoji, CC BY-SA 4.0", "prompts": PROMPTS, "objects": objects}
+    document = {"seed": seed, "icons": "OpenMoji, CC BY-SA 4.0", "prompts": PROMPTS, "objects": objects}
     atomic_write_text(folder / "picture.json", json.dumps(document, indent=1) + "\n")
 
 

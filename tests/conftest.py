@@ -71,7 +71,7 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def load() -> Glip:
         from glip_export import load_model
 
-        return load_model(weights, DEMO / "config.yaml", bert_config=DEMO / "bert_config.json")
+        return load_model(weights, DEMO / "glip_demo.yaml", bert_config=DEMO / "bert_config.json")
 
     return _exported_once("demo", load, tmp_path_factory)
 

@@ -21,7 +21,7 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Option(help="The model and its training: a YAML of official keys.")]
 BertConfig = Annotated[Path, typer.Option(help="Sizes of its BERT: a transformers config.json.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Products in bfloat16: faster on CPUs that have it.")]
-CONFIG, BERT = Path("demo/config.yaml"), Path("demo/bert_config.json")
+CONFIG, BERT = Path("demo/glip_demo.yaml"), Path("demo/bert_config.json")
 
 
 @app.command()

@@ -29,7 +29,7 @@ def test_an_official_dump_gives_the_official_values(oracle_tiny: Path) -> None:
 
 
 def test_overrides_come_last() -> None:
-    settings = load_settings(DEMO / "config.yaml", ("SOLVER.MAX_ITER", "12", "MODEL.ATSS.REG_LOSS_WEIGHT", "3.5"))
+    settings = load_settings(DEMO / "glip_demo.yaml", ("SOLVER.MAX_ITER", "12", "MODEL.ATSS.REG_LOSS_WEIGHT", "3.5"))
     assert (settings.steps, settings.box_weight, settings.batch_size) == (12, 3.5, 8)
 
 
@@ -45,12 +45,12 @@ def test_overrides_come_last() -> None:
 )
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
-        load_settings(DEMO / "config.yaml", (key, value))
+        load_settings(DEMO / "glip_demo.yaml", (key, value))
 
 
 def test_the_demo_configuration_is_small_enough_for_the_repository() -> None:
     from glip_export.model.glip import Glip
 
-    config = load_config(DEMO / "config.yaml", (), DEMO / "bert_config.json")
+    config = load_config(DEMO / "glip_demo.yaml", (), DEMO / "bert_config.json")
     parameters = sum(value.numel() for value in Glip(config).parameters())
     assert parameters > 3e6 and 2 * parameters + 100_000 < 12e6  # bytes in fp16, and the file's header
