@@ -10,21 +10,18 @@ of them are right, nothing but 429 is refused, the 99th percentile is under the 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import json
-import random
 import statistics
 import sys
-import time
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import psutil
-from expected import Case, Differences, make_cases
-from raw_http import Reply, detect, send
-from server_process import ServerProcess, running_server
+from expected import Case, make_cases
+from loads import Load, Outcome
+from server_process import running_server
 
 from glip_export import Detector
 from glip_export.bench.machine import describe_machine
@@ -35,119 +32,73 @@ SIZES = ((320, 256), (256, 320), (448, 256))
 SMALL_SIZES = ((96, 64),)
 RATES = (0.25, 0.5, 0.75, 0.9)  # of the capacity
 BATCHES = (1, 4, 8)
+ROUNDS = 3  # of the comparison of BATCHES
 OVERLOAD = 4.0
 GROWTH = 0.05
 
 
-@dataclass
-class Outcome:
-    """What became of the requests of one load."""
+def server_options(given: argparse.Namespace, max_batch: int) -> list[str]:
+    """Of `glip-export serve`. The cache, in MB, is full within seconds: its filling is not to be taken for a leak."""
+    return [
+        *("--backend", given.backend, "--max-batch", str(max_batch), "--deadline-ms", str(given.deadline_ms)),
+        *("--image-cache", "256" if given.repeat else "16"),
+        *(() if given.threads is None else ("--threads", str(given.threads))),
+        *given.option.split(),
+    ]
 
-    rate: float | None = None  # a second; None where each client waits for its answer
-    seconds: float = 0.0
-    statuses: dict[str, int] = field(default_factory=dict)
-    latencies: list[float] = field(default_factory=list)  # of those accepted, seconds
-    refusals: list[float] = field(default_factory=list)  # of those refused
-    differences: Differences = field(default_factory=Differences)
-    memory: list[tuple[float, float]] = field(default_factory=list)  # (seconds, MB)
 
-    def add(self, case: Case, reply: Reply | None, seconds: float) -> None:
-        """Counts one answer and compares it."""
-        status = "none" if reply is None else str(reply.status)
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        if reply is not None and reply.status == 200:
-            self.latencies.append(seconds)
-            self.differences.add(case, reply.json()["results"][0])
-        else:
-            self.refusals.append(seconds)
-
-    def summary(self) -> dict[str, Any]:
-        """For JSON and the table."""
-        found = self.differences
-        return {
-            "offered_per_second": self.rate,
-            "seconds": round(self.seconds, 1),
-            "answered_per_second": round(len(self.latencies) / self.seconds, 3),
-            "statuses": self.statuses,
-            "latency_ms": percentiles(self.latencies),
-            "refusal_ms": percentiles(self.refusals),
-            "compared": found.compared,
-            "wrong": found.wrong,
-            "first_wrong": found.first_wrong,
-            "worst_box_px": found.box,
-            "worst_score": found.score,
+def compare_batching(given: argparse.Namespace, cases: list[Case]) -> list[dict[str, Any]]:
+    """A server for each of BATCHES, loaded in turn, A B C A B C, so that a machine that slows down slows all down."""
+    deadline = given.deadline_ms / 1000
+    with contextlib.ExitStack() as servers:
+        loads = {
+            batch: Load(
+                servers.enter_context(running_server(given.bundle, server_options(given, batch))),
+                cases,
+                deadline,
+                given.repeat,
+            )
+            for batch in BATCHES
         }
+        for load in loads.values():
+            load.closed(given.clients, given.seconds / 3)  # warms up
+        rate = 0.0
+        full: dict[int, list[Outcome]] = {batch: [] for batch in BATCHES}
+        partly: dict[tuple[int, float], list[Outcome]] = {}
+        for _ in range(ROUNDS):
+            for batch, load in loads.items():
+                full[batch].append(load.closed(given.clients, given.seconds))
+            rate = rate or len(full[BATCHES[0]][0].latencies) / full[BATCHES[0]][0].seconds
+            for share in given.rate:
+                for batch, load in loads.items():
+                    partly.setdefault((batch, share), []).append(load.open(rate * share, given.seconds))
+    return [
+        {
+            "max_batch": batch,
+            "capacity_per_second": round(statistics.median(len(one.latencies) / one.seconds for one in full[batch]), 3),
+            "capacity": [one.summary() for one in full[batch]],
+            "rates": [
+                {"share": share, "rounds": [one.summary() for one in partly[batch, share]]} for share in given.rate
+            ],
+        }
+        for batch in BATCHES
+    ]
 
 
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50, p90, p99 and max in ms."""
-    if not seconds:
-        return {}
-    ordered = sorted(seconds)
-    at = {f"p{share}": ordered[min(len(ordered) * share // 100, len(ordered) - 1)] for share in (50, 90, 99)}
-    return {name: round(value * 1000, 1) for name, value in {**at, "max": ordered[-1]}.items()}
+def print_batching(runs: list[dict[str, Any]]) -> None:
+    """One line a batch size: medians over the rounds."""
 
+    def median(rounds: list[dict[str, Any]], name: str) -> float:
+        return statistics.median(one["latency_ms"].get(name, float("nan")) for one in rounds)
 
-class Load:
-    """Requests to one server, pictures and prompts in random order, every picture new to it unless `repeat`."""
-
-    def __init__(self, server: ServerProcess, cases: list[Case], deadline: float, repeat: bool = False) -> None:
-        self._address = (server.host, server.port)
-        self._process = psutil.Process(server.process.pid)
-        self._cases = cases
-        self._timeout = deadline + 30
-        self._repeat = repeat
-        self._random = random.Random(0)
-
-    def closed(self, clients: int, seconds: float) -> Outcome:
-        """So many clients, each waiting for its answer: what the server can do."""
-
-        async def run() -> Outcome:
-            outcome, started = Outcome(), time.perf_counter()
-
-            async def client() -> None:
-                while time.perf_counter() - started < seconds:
-                    await self._ask(outcome)
-
-            await asyncio.gather(*(client() for _ in range(clients)))
-            outcome.seconds = time.perf_counter() - started
-            return outcome
-
-        return asyncio.run(run())
-
-    def open(self, rate: float, seconds: float) -> Outcome:
-        """So many requests a second at random moments (Poisson), whether or not earlier ones are answered."""
-
-        async def run() -> Outcome:
-            outcome, started = Outcome(rate=round(rate, 3)), time.perf_counter()
-            watching = asyncio.ensure_future(self._watch(outcome, started))
-            tasks = []
-            due = 0.0
-            while (due := due + self._random.expovariate(rate)) < seconds:
-                await asyncio.sleep(max(due - (time.perf_counter() - started), 0))
-                tasks.append(asyncio.ensure_future(self._ask(outcome)))
-            await asyncio.gather(*tasks)
-            outcome.seconds = time.perf_counter() - started
-            watching.cancel()
-            return outcome
-
-        return asyncio.run(run())
-
-    async def _ask(self, outcome: Outcome) -> None:
-        case = self._random.choice(self._cases)
-        picture = case.picture if self._repeat else case.fresh_picture()
-        started = time.perf_counter()
-        reply: Reply | None
-        try:
-            reply = await send(self._address, detect(picture, case.prompt), self._timeout)
-        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
-            reply = None
-        outcome.add(case, reply, time.perf_counter() - started)
-
-    async def _watch(self, outcome: Outcome, started: float) -> None:
-        while True:
-            outcome.memory.append((time.perf_counter() - started, self._process.memory_info().rss / 1e6))
-            await asyncio.sleep(0.25)
+    for run in runs:
+        line = f"max batch {run['max_batch']}: {run['capacity_per_second']:6.2f} pictures/s"
+        for load in run["rates"]:
+            rounds = load["rounds"]
+            line += f"; at {rounds[0]['offered_per_second']:.2f}/s p50 {median(rounds, 'p50'):.0f} ms"
+            line += f" p99 {median(rounds, 'p99'):.0f} ms"
+        wrong = sum(one["wrong"] for one in [*run["capacity"], *(r for load in run["rates"] for r in load["rounds"])])
+        print(f"{line}; wrong {wrong}", flush=True)
 
 
 def memory_growth(outcome: Outcome) -> dict[str, float]:
@@ -165,14 +116,8 @@ def memory_growth(outcome: Outcome) -> dict[str, float]:
 
 def measure(given: argparse.Namespace, cases: list[Case], max_batch: int) -> dict[str, Any]:
     """Capacity, latencies below it, and what happens far above it, on a server of its own."""
-    options = [
-        *("--backend", given.backend, "--max-batch", str(max_batch), "--deadline-ms", str(given.deadline_ms)),
-        *("--image-cache", "16"),  # MB: full within seconds, so that its filling is not taken for a leak
-        *(() if given.threads is None else ("--threads", str(given.threads))),
-        *given.option,
-    ]
     deadline = given.deadline_ms / 1000
-    with running_server(given.bundle, options) as server:
+    with running_server(given.bundle, server_options(given, max_batch)) as server:
         load = Load(server, cases, deadline, given.repeat)
         load.closed(1, given.seconds / 6)  # warms up
         alone = load.closed(1, given.seconds / 3)
@@ -221,7 +166,7 @@ def main() -> None:
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--threads", type=int, help="of the server; by default all cores")
     parser.add_argument("--max-batch", type=int, default=8)
-    parser.add_argument("--batching", action="store_true", help=f"compare --max-batch {BATCHES}, without overload")
+    parser.add_argument("--batching", action="store_true", help=f"compare --max-batch {BATCHES} instead")
     parser.add_argument(
         "--repeat", action="store_true", help="the same pictures again, whose features the server holds"
     )
@@ -231,21 +176,21 @@ def main() -> None:
     parser.add_argument("--overload-seconds", type=float, default=60.0, help=f"of {OVERLOAD:g} times the capacity")
     parser.add_argument("--clients", type=int, default=4, help="that find the capacity")
     parser.add_argument("--deadline-ms", type=int, default=10_000)
-    parser.add_argument("--option", action="append", default=[], help="a word for glip-export serve; repeat")
+    parser.add_argument("--option", default="", help="words for glip-export serve")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     given.bundle = given.bundle or newest_bundle()
     given.rate = given.rate or list(RATES)
-    if given.batching:
-        given.overload_seconds = 0
     detector = Detector.open(given.bundle, given.backend, given.threads)
     cases = make_cases(detector, SMALL_SIZES if given.small else SIZES)
     machine = describe_machine()
     del detector
-    runs = []
-    for max_batch in BATCHES if given.batching else (given.max_batch,):
-        runs.append(measure(given, cases, max_batch))
-        print_run(runs[-1])
+    if given.batching:
+        runs = compare_batching(given, cases)
+        print_batching(runs)
+    else:
+        runs = [measure(given, cases, given.max_batch)]
+        print_run(runs[0])
     document = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,

@@ -28,7 +28,7 @@ log = logging.getLogger("glip_export.serving")
 # machine may become slower while a request waits.
 DEADLINE_SHARE = 0.5
 # Weights of the newest run in the estimate: a machine that has become slower must be believed sooner.
-WHEN_FASTER, WHEN_SLOWER = 0.1, 0.5
+WHEN_FASTER, WHEN_SLOWER = 0.25, 0.5
 WARM_UP_SHAPE = (480, 640, 3)
 
 
