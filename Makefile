@@ -30,23 +30,15 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $@
 
-TINY := tests/data/oracle/tiny
-
-demo: $(READY) ## Export a small checkpoint, verify it, and detect on a photo into demo-output/
-	@echo "This demo uses the small test checkpoint: its weights never learned to detect, so its boxes show that the"
-	@echo "exported graphs compute what the original computes, not what GLIP sees. Give 'glip-export onnx' your own"
-	@echo "GLIP checkpoint for real detections."
-	$(BIN)/glip-export onnx --weights $(TINY)/weights.pth --config $(TINY)/config.yaml \
-		--bert-config $(TINY)/bert_config.json --output engines/demo
-	$(BIN)/glip-export verify engines/demo
-	$(BIN)/glip-export detect glip_export/data/pictures/cat.jpg --prompt "cat. remote control" \
-		--bundle engines/demo --threshold 0.68 --output demo-output --json demo-output/detections.json
+demo: $(READY) engines/demo/manifest.json ## Export the demo model, prove it, ask three prompts about a picture: demo-output/demo.png
+	@$(BIN)/python demo/demo.py
 
 serve: $(READY) engines/demo/manifest.json ## Serve the demo model with its live page; prints the address
 	@$(BIN)/glip-export serve engines/demo $(ARGS)
 
 engines/demo/manifest.json: demo/glip_demo.safetensors demo/glip_demo.yaml demo/bert_config.json | $(READY)
-	$(BIN)/glip-export onnx --weights $< --config demo/glip_demo.yaml --bert-config demo/bert_config.json --output engines/demo
+	$(BIN)/glip-export onnx --weights $< --config demo/glip_demo.yaml --bert-config demo/bert_config.json \
+		--output engines/demo
 
 test: $(READY) triton-server ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
 	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -175,25 +175,25 @@ def _table(results: dict[str, CocoResult], parity: dict[str, ParityResult]) -> T
 
 def _draw(answers: list[Answer], target: Path) -> None:
     """The picture with each prompt's boxes, side by side under the prompts."""
-    size, gap, bar = 512, 16, 44
-    canvas = Image.new("RGB", (len(answers) * (size + gap) - gap, size + bar), "white")
+    width, gap, bar = 512, 16, 44
+    panels = [_enlarged(answer.detections, width) for answer in answers]
+    canvas = Image.new("RGB", (len(panels) * (width + gap) - gap, panels[0].height + bar), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(20)
-    for index, answer in enumerate(answers):
-        drawn = _enlarged(answer.detections, size)
-        canvas.paste(drawn, (index * (size + gap), bar))
-        pen.text((index * (size + gap), bar // 2), answer.prompt, fill="black", font=font, anchor="lm")
+    for index, (answer, panel) in enumerate(zip(answers, panels, strict=True)):
+        canvas.paste(panel, (index * (width + gap), bar))
+        pen.text((index * (width + gap), bar // 2), answer.prompt, fill="black", font=font, anchor="lm")
     with atomic_path(target) as temporary:
         canvas.save(temporary, format="PNG")
 
 
-def _enlarged(detections: Detections, size: int) -> Image.Image:
-    """Drawn on the picture at `size` pixels a side, that the names can be read."""
+def _enlarged(detections: Detections, width: int) -> Image.Image:
+    """Drawn on the picture at that width, that the names can be read."""
     picture = Image.open(PICTURE).convert("RGB")
-    scale = size / max(picture.size)
-    large = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    scale = width / picture.width
+    large = picture.resize((width, round(picture.height * scale)), Image.Resampling.LANCZOS)
     boxes = (detections.boxes * scale).astype(np.float32)
-    scaled = Detections(boxes, detections.scores, detections.labels, detections.classes, (large.height, large.width))
-    return scaled.draw(large, SHOWN)
+    enlarged = replace(detections, boxes=boxes, image_size=(large.height, large.width))
+    return enlarged.draw(large, SHOWN)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ CONFIG, BERT = Path("demo/glip_demo.yaml"), Path("demo/bert_config.json")
 def scenes(
     output: Annotated[Path, typer.Argument(help="Folder to write to; one folder a set in it.")],
     train: Annotated[int, typer.Option(min=0, help="Scenes to train on.")] = 12000,
-    mosaics: Annotated[int, typer.Option(min=0, help="Pictures full of objects, for `pretrain`.")] = 3000,
+    mosaics: Annotated[int, typer.Option(min=0, help="Pictures full of objects, for `pretrain`.")] = 5000,
     val: Annotated[int, typer.Option(min=0, help="Held-out scenes.")] = 500,
     phrases: Annotated[int, typer.Option(min=0, help="Scenes of seen and of unseen phrases, each.")] = 300,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
