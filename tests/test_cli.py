@@ -53,7 +53,7 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["onnx"], ["trt"], ["verify"], ["detect"], ["info"], ["serve"], ["eval", "coco"]]
+    "command", [[], ["onnx"], ["trt"], ["verify"], ["detect"], ["info"], ["triton"], ["serve"], ["eval", "coco"]]
 )
 def test_help_is_instant(command: list[str]) -> None:
     def seconds() -> float:

@@ -141,6 +141,9 @@ def running(repository: Path, log: Path, *words: str, seconds: float = 120) -> I
                 raise RuntimeError(f"tritonserver did not start:\n{server.said()[-4000:]}")
             time.sleep(0.1)
         yield server
+    except BaseException:
+        print(server.said()[-4000:], file=sys.stderr)
+        raise
     finally:
         process.terminate()
         process.wait(60)

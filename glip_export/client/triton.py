@@ -19,7 +19,7 @@ from glip_export.prompt import Prompt
 from glip_export.serving.triton.prompts import write_prompt
 
 AT_ONCE = 16  # requests under way
-_CODES = ("bad_image", "bad_prompt", "dropped", "internal")  # of our models; Triton itself has words, and gRPC a status
+_CODES = ("bad_image", "bad_prompt", "internal")  # of our models; Triton itself has words, and gRPC a status
 _WORDS = {
     "Exceeds maximum queue size": "busy",
     "is not healthy": "restarting",  # an instance died

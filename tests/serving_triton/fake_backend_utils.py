@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-NUMPY = {"float32": np.float32, "int64": np.int64, "int32": np.int32}
-
 
 class Tensor:
     """One named array; like Triton's, it holds only what the host can give."""
@@ -28,7 +26,7 @@ class Tensor:
 class TritonError:
     """A response's error."""
 
-    INTERNAL, INVALID_ARG, CANCELLED = "INTERNAL", "INVALID_ARG", "CANCELLED"
+    INTERNAL, INVALID_ARG = "INTERNAL", "INVALID_ARG"
 
     def __init__(self, message: str, code: str = INTERNAL) -> None:
         self._message, self._code = message, code
@@ -62,35 +60,8 @@ class InferenceResponse:
 class Request:
     """What a client sent."""
 
-    def __init__(self, cancelled: bool = False, **arrays: np.ndarray) -> None:
+    def __init__(self, **arrays: np.ndarray) -> None:
         self.tensors = {name: Tensor(name, array) for name, array in arrays.items()}
-        self.cancelled = cancelled
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-
-class Counter:
-    """A metric of one set of labels."""
-
-    def __init__(self, labels: dict[str, str]) -> None:
-        self.labels, self.value = labels, 0.0
-
-    def increment(self, value: float) -> None:
-        self.value += value
-
-
-class MetricFamily:
-    """Counters of one name."""
-
-    COUNTER = "counter"
-
-    def __init__(self, name: str, description: str, kind: str) -> None:
-        self.name, self.metrics = name, []
-
-    def Metric(self, labels: dict[str, str]) -> Counter:  # noqa: N802  Triton's own name
-        self.metrics.append(Counter(labels))
-        return self.metrics[-1]
 
 
 class Logger:
@@ -132,7 +103,7 @@ def fake_backend_utils(graphs: dict[str, str] | None = None) -> ModuleType:
     Logger.errors = []
     module.calls = []
     module.Tensor, module.TritonError, module.InferenceResponse = Tensor, TritonError, InferenceResponse
-    module.InferenceRequest, module.MetricFamily, module.Logger = InferenceRequest, MetricFamily, Logger
+    module.InferenceRequest, module.Logger = InferenceRequest, Logger
     module.TRITONSERVER_MEMORY_CPU = "host"
     module.PreferredMemory = lambda kind: f"in {kind} memory"
     module.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)

@@ -85,7 +85,7 @@ def test_mistakes_are_their_requests_own(
         (Request(image=text(pictures[0]), prompt=text(". ".join("abc"[i % 3] for i in range(101)))), "101 names"),
         (Request(prompt=text("cat")), "bad_image: a request has either image"),
         (Request(image=text(pictures[0], b""), prompt=text("cat", "dog")), "bad_image: "),
-        (Request(True, image=text(pictures[0]), prompt=text("cat")), "dropped: "),
+        (Request(image=text(pictures[0])), "bad_prompt: the request has no prompt"),
     ]
     requests = [request for pair in zip(good, [one for one, _ in bad[:3]], strict=True) for request in pair]
     requests += [one for one, _ in bad[3:]]
@@ -95,7 +95,7 @@ def test_mistakes_are_their_requests_own(
     failed = [*responses[1:6:2], *responses[6:]]
     for response, (_, words) in zip(failed, bad, strict=True):
         assert response.has_error() and words in response.error().message()
-        assert response.error().code() == ("CANCELLED" if "dropped" in words else "INVALID_ARG")
+        assert response.error().code() == "INVALID_ARG"
     assert fake_backend_utils.Logger.errors == []
 
 
@@ -131,12 +131,21 @@ def test_a_failing_batch_is_tried_one_by_one(
     assert any("MemoryError" in entry for entry in fake_backend_utils.Logger.errors)
 
 
-def test_features_are_kept_and_counted(model: GlipModel, pictures: list[bytes]) -> None:
+def test_features_are_kept(model: GlipModel, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = model._batch.detector.session
+    run, runs = session.vision_backbone, []
+    monkeypatch.setattr(session, "vision_backbone", lambda images: runs.append(len(images)) or run(images))
     for prompt in ("cat", "dog", "cat"):
         model.execute([Request(image=text(pictures[0]), prompt=text(prompt))])
-    assert [model._metrics._pictures[cached].value for cached in (False, True)] == [1, 2]
-    assert model._metrics._seconds["head"].value > 0
+    assert runs == [1]
     model.finalize()
+
+
+def test_no_detection_is_no_empty_tensor(model: GlipModel, pictures: list[bytes]) -> None:
+    threshold = np.array([[1]], np.float32)
+    (response,) = model.execute([Request(image=text(pictures[0]), prompt=text("cat"), threshold=threshold)])
+    shapes = {tensor.name(): tensor.as_numpy().shape for tensor in response.output_tensors()}
+    assert shapes["names"] == (1, 1) and shapes["boxes"] == (1, 1, 4) and len(read(response, ("cat",))) == 0
 
 
 def test_a_damaged_bundle_keeps_the_model_down(

@@ -1,7 +1,10 @@
 """What Triton's python backend runs: one Detector in each instance, answering the batches that Triton makes.
 
 Every request is answered as the Detector answers it for that picture alone; what is wrong with one request is its own
-TritonError. The message begins with a code, as in the HTTP server: bad_image, bad_prompt, dropped or internal.
+TritonError. The message begins with a code, as in the HTTP server: bad_image, bad_prompt or internal.
+
+Of Triton's Python interface only tensors, errors and the log are used: with metrics of our own (`MetricFamily`) a
+process of Triton 2.51 crashed whenever its server ended, and with them and `is_cancelled` the server itself did twice.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,13 @@ from glip_export.detections import Detections
 from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.processes import usable_cores
 from glip_export.runtime.detector import Detector
-from glip_export.runtime.request_batch import Answer, BatchDetector, DroppedError, Request
+from glip_export.runtime.request_batch import BatchDetector, Request
 from glip_export.serving.triton.model_config import GRAPHS_PARAMETER, HOST_NMS_PARAMETER, runs_on_gpu
 from glip_export.serving.triton.settings import TritonSettings
 from glip_export.serving.triton.tensors import INPUTS, read_requests, write_detections
 
 BUNDLE = "bundle"  # beside model.py
 WARM_UP_PROMPT = "person. dog. car. chair"
-STAGES = ("prepare", "image", "text", "head")
 
 
 class GlipModel:
@@ -52,7 +54,6 @@ class GlipModel:
         else:
             detector = Detector.open(folder / BUNDLE, settings.backend, _threads(settings))
         self._batch = BatchDetector(detector, settings.max_batch, settings.image_cache_bytes, settings.max_pixels)
-        self._metrics = _Metrics(pb_utils, args["model_name"], args["model_instance_name"])
         if GRAPHS_PARAMETER not in parameters:  # Triton warms those graphs up itself, and may load them after this
             self._warm_up()
 
@@ -62,7 +63,7 @@ class GlipModel:
         places: list[range | Exception] = []  # of each request's rows, or why it has none
         for request in requests:
             try:
-                own = read_requests(self._tensors(request), self._settings, _wanted(request))
+                own = read_requests(self._tensors(request), self._settings)
                 places.append(range(len(rows), len(rows) + len(own)))
                 rows += own
             except GlipExportError as error:
@@ -87,22 +88,17 @@ class GlipModel:
     def _answer(self, rows: Sequence[Request]) -> list[Detections | Exception]:
         """Of each row; where the whole batch fails for no reason of a user's, each is tried alone."""
         try:
-            return self._results(rows)
+            return list(self._batch.detect_each(rows))
         except Exception:
             self._pb.Logger.log_error(traceback.format_exc())
         results: list[Detections | Exception] = []
         for row in rows:
             try:
-                results += self._results([row])
+                results += self._batch.detect_each([row])
             except Exception as error:
                 self._pb.Logger.log_error(traceback.format_exc())
                 results.append(error)
         return results
-
-    def _results(self, rows: Sequence[Request]) -> list[Detections | Exception]:
-        answers = dict(self._batch.answer(rows))
-        self._metrics.count(answers.values())
-        return [answers[index].result for index in range(len(rows))]
 
     def _response(self, results: Sequence[Detections | Exception]) -> Any:
         detections = [result for result in results if isinstance(result, Detections)]
@@ -117,8 +113,6 @@ class GlipModel:
             code, kind = "bad_image", kinds.INVALID_ARG
         elif isinstance(error, PromptError):
             code, kind = "bad_prompt", kinds.INVALID_ARG
-        elif isinstance(error, DroppedError):
-            code, kind = "dropped", kinds.CANCELLED
         else:
             code, kind = "internal", kinds.INTERNAL
         words = str(error) if isinstance(error, GlipExportError) else "the server failed on this request; see its log"
@@ -130,35 +124,6 @@ class GlipModel:
         (result,) = self._batch.detect_each([Request(picture, WARM_UP_PROMPT)])
         if isinstance(result, GlipExportError):
             raise result
-
-
-def _wanted(request: Any) -> Callable[[], bool]:
-    return lambda: not request.is_cancelled()
-
-
-class _Metrics:
-    """Counters beside Triton's own: where the time goes, and how often a picture's features were there."""
-
-    def __init__(self, pb_utils: Any, model: str, instance: str) -> None:
-        labels = {"model": model, "instance": instance}
-        counter = pb_utils.MetricFamily.COUNTER
-        self._families = (
-            pb_utils.MetricFamily("glip_pictures", "Pictures answered, and whether their features were held", counter),
-            pb_utils.MetricFamily("glip_stage_seconds", "Seconds of runs that pictures took part in", counter),
-        )
-        pictures, seconds = self._families
-        self._pictures = {
-            cached: pictures.Metric(labels={**labels, "cached": str(cached).lower()}) for cached in (False, True)
-        }
-        self._seconds = {stage: seconds.Metric(labels={**labels, "stage": stage}) for stage in STAGES}
-
-    def count(self, answers: Iterable[Answer]) -> None:
-        """Adds these."""
-        for answer in answers:
-            if isinstance(answer.result, Detections):
-                self._pictures[answer.cached].increment(1)
-            for stage, seconds in answer.seconds.items():
-                self._seconds[stage].increment(seconds)
 
 
 def _threads(settings: TritonSettings) -> int | None:

@@ -22,17 +22,18 @@ import urllib.request
 from pathlib import Path
 
 STUB = "triton_python_backend_stub"
-CONFIG = "config.pbtxt"
+GRAPHS = ("text_encoder", "vision_backbone", "fusion_head")
 ATTEMPTS = 5  # to load a model again, before the server is given up
 
 
 def main() -> int:
     """Runs until the server ends; gives its exit code, 1 if a model does not come back."""
     given = _arguments()
-    models = given.model or sorted(path.parent.name for path in given.repository.glob(f"*/{CONFIG}"))
-    if not models:
-        print(f"run_server: no model in {given.repository}", file=sys.stderr)
-        return 2
+    models = [name for model in given.model or ["glip"] for name in with_graphs(given.repository, model)]
+    for name in models:
+        if not (given.repository / name / "config.pbtxt").is_file():
+            print(f"run_server: there is no model {name} in {given.repository}", file=sys.stderr)
+            return 2
     key = secrets.token_hex(16)  # who does not have it can neither load nor unload models
     command = [
         *(given.tritonserver, f"--model-repository={given.repository}", f"--http-port={given.http_port}"),
@@ -66,6 +67,7 @@ class Watch:
         self._models: dict[int, str] = {}  # pid of a stub -> its model
         self._ends: dict[int, float] = {}  # pid of a replaced stub -> when it is to be gone
         self._over: set[int] = set()  # pids of the past
+        self._missing: set[int] = set()  # pids not found at the last look: what is missing twice is dead
         self._failures: dict[str, int] = {}
         self.ended = False
 
@@ -84,8 +86,10 @@ class Watch:
             self._over.add(pid)
             if pid in stubs:
                 os.kill(pid, signal.SIGKILL)  # Triton waits for the dead one beside it and would never end it
-        lost = {name for pid, name in self._models.items() if pid not in stubs and pid not in self._ends}
-        return all(self.ended or self._replace(name, stubs) for name in sorted(lost))
+        missing = {pid for pid in self._models if pid not in stubs and pid not in self._ends}
+        lost = sorted({self._models[pid] for pid in missing & self._missing})
+        self._missing = missing
+        return all(self.ended or self._replace(name, stubs) for name in lost)
 
     def _replace(self, name: str, stubs: dict[int, str]) -> bool:
         old = [pid for pid, model in self._models.items() if model == name and pid not in self._ends]
@@ -137,10 +141,16 @@ def find_stubs(server: int) -> dict[int, str]:
     return stubs
 
 
+def with_graphs(repository: Path, model: str) -> list[str]:
+    """The model, and those of the three graphs that it asks where they are models of their own."""
+    graphs = [f"{model}_{graph}" for graph in GRAPHS]
+    return [*(name for name in graphs if (repository / name).is_dir()), model]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent
-    parser.add_argument("--model", action="append", help="repeat for several; by default all in the repository")
+    parser.add_argument("--model", action="append", help="repeat for several; by default glip")
     parser.add_argument("--repository", type=Path, default=here, help="by default the folder of this file")
     parser.add_argument("--tritonserver", default="tritonserver", help="by default the one on PATH")
     parser.add_argument("--http-port", type=int, default=8000)

@@ -5,7 +5,7 @@ The rows of a request are pictures: image (n, 1) or pixels (n, H, W, 3), prompt 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from glip_export.serving.triton.settings import TritonSettings
 INPUTS = ("image", "pixels", "prompt", "threshold")
 
 
-def read_requests(
-    tensors: Mapping[str, np.ndarray], settings: TritonSettings, wanted: Callable[[], bool] = lambda: True
-) -> list[Request]:
+def read_requests(tensors: Mapping[str, np.ndarray], settings: TritonSettings) -> list[Request]:
     """One Request a row; raises ImageError or PromptError for what is over the limits or cannot be read."""
     if "prompt" not in tensors:  # Triton does not see to it where other inputs are optional
         raise PromptError("the request has no prompt")
@@ -29,15 +27,16 @@ def read_requests(
     prompts = [read_prompt(text, settings.max_names) for text in tensors["prompt"].reshape(-1)]
     thresholds = tensors["threshold"].reshape(-1).tolist() if "threshold" in tensors else [0.0] * len(images)
     rows = zip(images, prompts, thresholds, strict=True)
-    return [Request(image, prompt, threshold, wanted) for image, prompt, threshold in rows]
+    return [Request(image, prompt, threshold) for image, prompt, threshold in rows]
 
 
 def write_detections(rows: Sequence[Detections]) -> dict[str, np.ndarray]:
     """The outputs of n pictures: boxes (n, N, 4), scores, labels and names (n, N), count (n, 1), image_size (n, 2).
 
-    N is the largest count; behind a picture's own there are zeros, the label -1 and empty names.
+    N is the largest count, or 1 where all are 0, as an empty tensor of texts is not sure to be taken. Behind a
+    picture's own there are zeros, the label -1 and empty names.
     """
-    most = max(len(row) for row in rows)
+    most = max(1, *(len(row) for row in rows))
     outputs: dict[str, np.ndarray] = {
         "boxes": np.zeros((len(rows), most, 4), np.float32),
         "scores": np.zeros((len(rows), most), np.float32),
