@@ -26,6 +26,7 @@ _WORDS = {
     "has no available versions": "restarting",
     "Request timeout expired": "deadline",
     "StatusCode.DEADLINE_EXCEEDED": "deadline",
+    "StatusCode.INVALID_ARGUMENT": "bad_request",
     "StatusCode.UNAVAILABLE": "unreachable",
 }
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 2.0  # seconds before asking again

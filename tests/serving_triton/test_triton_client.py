@@ -95,6 +95,7 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bad_image: it is\nno picture", "StatusCode.INVALID_ARGUMENT", "bad_image", "host:8001: it is no picture"),
         ("bad_prompt: it is empty", "StatusCode.INVALID_ARGUMENT", "bad_prompt", "host:8001: it is empty"),
         ("internal: see its log", "StatusCode.INTERNAL", "internal", "host:8001: see its log"),
+        ("batch-size must be <= 8", "StatusCode.INVALID_ARGUMENT", "bad_request", "host:8001: batch-size must be <= 8"),
         ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", "deadline", "host:8001: Deadline Exceeded"),
         ("failed to connect", "StatusCode.UNAVAILABLE", "unreachable", "host:8001: failed to connect"),
         ("[a: b] strange", "StatusCode.UNKNOWN", "unknown", "host:8001: [a: b] strange"),

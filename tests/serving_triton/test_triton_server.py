@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +153,38 @@ def test_what_triton_itself_refuses(client: TritonClient) -> None:
         TritonClient("127.0.0.1:1", timeout=5).detect([CAT], "cat")
     assert unreachable.value.code == "unreachable"
     assert not TritonClient("127.0.0.1:1", timeout=5).is_ready()
+
+
+def test_garbage(server: TritonServer, client: TritonClient, pictures: list[bytes], detector: Detector) -> None:
+    """Every request is refused as its sender's mistake; the instances are the same and right afterwards."""
+    grpc, instances, chance = client._grpc, server.stubs(), random.Random(0)
+
+    def raw(name: str, kind: str, shape: list[int], data: bytes) -> Any:
+        tensor = grpc.InferInput(name, shape, kind)
+        tensor._raw_content = data
+        return tensor
+
+    prompt = client._input("prompt", np.array([[b"cat"]], np.object_), "BYTES")
+    picture = client._picture(np.zeros((40, 40, 3), np.uint8))
+    requests = [
+        [raw("prompt", "BYTES", [1, 1], struct.pack("<I", 2**32 - 1) + b"cat"), picture],
+        [raw("prompt", "BYTES", [1, 1], (struct.pack("<I", 1) + b"a") * 2), picture],
+        [prompt, raw("pixels", "UINT8", [1, 40, 40, 3], b"short")],
+        [prompt, raw("pixels", "UINT8", [1, 0, 40, 3], b"")],
+        [prompt, raw("pixels", "UINT8", [1, 2**31, 2**31, 3], b"x")],
+        [prompt, raw("pixels", "UINT8", [1, -1, -1, 3], b"xyz")],
+        [raw("prompt", "BYTES", [0, 1], b""), raw("pixels", "UINT8", [0, 4, 4, 3], b"")],
+        [client._input("prompt", np.full((9, 1), b"cat", np.object_), "BYTES"), picture],
+        [prompt, picture, client._input("threshold", np.array([[1]]), "INT64")],
+        *([raw("image", "BYTES", [1, 1], chance.randbytes(n)), prompt] for n in range(50)),
+        *([picture, raw("prompt", "BYTES", [1, 1], chance.randbytes(n))] for n in range(50)),
+    ]
+    for inputs in requests:
+        with pytest.raises(grpc.InferenceServerException) as error:
+            client._client.infer("glip", inputs, client_timeout=30)
+        assert error.value.status() == "StatusCode.INVALID_ARGUMENT", error.value
+    assert server.stubs() == instances
+    assert_same(client.detect([pictures[0]], "cat")[0], detector.detect([pictures[0]], "cat")[0])
 
 
 def test_detect_with_a_server(server: TritonServer, detector: Detector, tmp_path: Path) -> None:
