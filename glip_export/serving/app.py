@@ -17,6 +17,7 @@ from glip_export import __version__
 from glip_export.serving import schema
 from glip_export.serving.answers import (
     BAD_REQUEST,
+    FORBIDDEN,
     INTERNAL,
     UNAUTHORIZED,
     ServiceError,
@@ -27,7 +28,7 @@ from glip_export.serving.detection import ClientGoneError, DetectionService
 from glip_export.serving.metrics import CONTENT_TYPE
 from glip_export.serving.page_files import PageFile, read_page
 from glip_export.serving.scheduler import Scheduler
-from glip_export.serving.security import Security, is_authorized
+from glip_export.serving.security import Security, is_authorized, is_from_another_site
 from glip_export.serving.settings import Settings
 
 log = logging.getLogger("glip_export.serving")
@@ -62,7 +63,9 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
     bearer = [Depends(HTTPBearer(auto_error=False))] if token else []
     app.add_middleware(Security, max_header_bytes=settings.max_header_bytes)
 
-    def check_token(request: Request) -> None:
+    def check_sender(request: Request) -> None:
+        if is_from_another_site(request.headers.get("sec-fetch-site")):
+            raise ServiceError(FORBIDDEN, "pages of other sites may not use this server")
         if not is_authorized(request.headers.get("authorization"), token):
             raise ServiceError(UNAUTHORIZED, "this server asks for a token: Authorization: Bearer TOKEN")
 
@@ -80,7 +83,7 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
     )
     async def detect(request: Request) -> Response:
         try:
-            check_token(request)
+            check_sender(request)
             document = await service.detect(request)
         except (ClientGoneError, ClientDisconnect):
             metrics.gone.inc()
@@ -101,7 +104,7 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
     )
     async def model(request: Request) -> Response:
         """What this server runs, and its limits."""
-        check_token(request)
+        check_sender(request)
         count(request, HTTPStatus.OK)
         return json_response(_model(scheduler, settings))
 

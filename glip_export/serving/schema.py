@@ -141,6 +141,7 @@ REQUEST_BODY: dict[str, Any] = {
 _ERRORS = {
     400: "bad_image, bad_prompt or bad_request",
     401: "unauthorized",
+    403: "forbidden: a page of another site asked",
     404: "unknown_image: send its data again",
     408: "the body took too long",
     413: "too_large",

@@ -1,4 +1,4 @@
-"""The token that requests carry, and the headers that every answer has."""
+"""The token that requests carry, whom they come from, and the headers that every answer has."""
 
 from __future__ import annotations
 
@@ -63,3 +63,12 @@ def is_authorized(header: str | None, token: str | None) -> bool:
         return True
     scheme, _, given = (header or "").partition(" ")
     return hmac.compare_digest(given.strip().encode(), token.encode()) and scheme.lower() == "bearer"
+
+
+def is_from_another_site(fetch_site: str | None) -> bool:
+    """Whether a browser says, by Sec-Fetch-Site, that a page which is not the server's own sends the request.
+
+    Such a page cannot read the answer, but could put work on a server that only its user can reach. Programs other
+    than browsers do not send the header.
+    """
+    return fetch_site not in (None, "same-origin", "none")

@@ -141,6 +141,14 @@ def test_a_token_is_asked_for() -> None:
             assert service.ask(request(path, method="GET")).status == 200
 
 
+def test_pages_of_other_sites_are_refused(service: Service) -> None:
+    body, headers = form([IMAGE, PROMPT])
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        reply = service.ask(request("/v1/detect", body, {**headers, "Sec-Fetch-Site": site}))
+        assert reply.status == status, site
+        assert status == 200 or reply.json()["error"]["code"] == "forbidden"
+
+
 def test_bodies_that_are_held_are_bounded() -> None:
     settings = Settings(max_bytes=60_000, max_held_bytes=100_000)
     with running_service(FakeModel(prepare_seconds=1.0), settings) as service:
