@@ -1,6 +1,6 @@
 """Composes the demo's picture as the held-out scenes are composed: picture.jpg, and picture.json with its objects.
 
-python demo/compose_picture.py 11
+python demo/compose_picture.py 715
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from glip_export.files import atomic_path, atomic_write_text
-from glip_export.training.scenes import compose
+from glip_export.training.scenes import compose, training_cast
 
 HERE = Path(__file__).parent
-CAST = [
-    ("red", "apple"), ("green", "apple"), ("", "dog"), ("blue", "car"), ("yellow", "car"), ("", "cat"),
-    ("purple", "balloon"), ("white", "cup"),
-]  # fmt: skip
-PROMPTS = ["dog. cat. car. apple. cup. balloon", "red apple. blue car", "yellow car. green apple"]
+PROMPTS = ["cat. bicycle. apple. rocket", "cat. apple. owl", "yellow cat. white bicycle"]
 
 
 def main(seed: int, folder: Path = HERE) -> None:
     """Writes both files; the same for the same seed."""
-    scene = compose(np.random.default_rng((100, seed)), CAST)  # no set of scenes has 100 for its seed
+    rng = np.random.default_rng((100, seed))  # no set of scenes has 100 for its seed
+    scene = compose(rng, training_cast(rng))
     objects = []
     for item in scene.objects:
         x, y, width, height = item.box

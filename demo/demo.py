@@ -32,7 +32,7 @@ from glip_export.training.scenes import scene_sets, write_scenes
 
 HERE = Path(__file__).parent
 PICTURE = HERE / "picture.jpg"  # composed as the scenes are; its objects are in picture.json
-SHOWN = 0.3  # score from which a detection is an answer
+SHOWN = 0.4  # score from which a detection is an answer
 SAME = 0.5  # IoU from which a box is the object's
 FP32_AP, LOWER_AP = 0.001, 0.005  # how far from torch's AP a backend may be
 

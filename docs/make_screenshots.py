@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--prompt", help="of the live page; by default the demo picture's first")
     parser.add_argument("--scenes", type=Path, nargs="+", help="of the gallery; by default six scenes of `make demo`")
     parser.add_argument("--scenes-prompt", help="of the gallery; by default what the scenes hold")
-    parser.add_argument("--score", type=float, default=0.3, help="where the slider stands")
+    parser.add_argument("--score", type=float, default=0.4, help="where the slider stands")
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
     arguments = parser.parse_args()
     prompt = arguments.prompt or json.loads((ROOT / "demo" / "picture.json").read_text())["prompts"][0]

@@ -12,7 +12,7 @@ from live import Server, look_for, visible_names
 from glip_export.runtime.detector import Detector
 
 DEMO = Path(__file__).parents[2] / "demo"
-SHOWN = 0.3  # score from which `make demo` takes a detection for an answer
+SHOWN = 0.4  # score from which `make demo` takes a detection for an answer
 
 
 @pytest.fixture(scope="module")
