@@ -22,13 +22,13 @@ from glip_bench import default_output
 
 from glip_export.bench.machine import describe_machine
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import atomic_write_text
 from glip_export.command_line import bundle_or_newest, run_app
 from glip_export.commands.evaluate import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
 from glip_export.evaluation import CocoDataset, CocoResult, Journal, evaluate_coco
 from glip_export.evaluation.identity import identity
 from glip_export.evaluation.report import TITLES, CocoReport, number, signed
-from glip_export.files import atomic_write_text
 from glip_export.runtime.backends import available_backends
 from glip_export.runtime.detector import Detector
 

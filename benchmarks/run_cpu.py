@@ -15,7 +15,7 @@ from typing import Any
 
 from glip_bench import default_output, measure, repeated, where
 
-from glip_export.files import atomic_write_text
+from glip_export.bundle.files import atomic_write_text
 
 BACKENDS = ("torch", "onnxruntime", "openvino", "openvino:bf16")
 PROMPTS = {"4-names": ["--prompt", "person. traffic light. cat. remote control"], "coco": ["--coco-prompt"]}

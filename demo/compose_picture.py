@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glip_export.files import atomic_path, atomic_write_text
+from glip_export.bundle.files import atomic_path, atomic_write_text
 from glip_export.training.scenes import compose, training_cast
 
 HERE = Path(__file__).parent

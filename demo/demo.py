@@ -20,10 +20,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from glip_export import Bundle, Detections, Detector
+from glip_export.bundle.files import atomic_path
 from glip_export.command_line import run_app
 from glip_export.commands.console import console
 from glip_export.evaluation import CocoDataset, CocoResult, evaluate_coco
-from glip_export.files import atomic_path
 from glip_export.image import load_image
 from glip_export.parity.cases import Case
 from glip_export.parity.ladder import ParityResult, climb_all

@@ -29,7 +29,7 @@ from server_process import ServerProcess, running_server
 
 from glip_export import Detector
 from glip_export.bundle import newest_bundle
-from glip_export.files import atomic_write_text
+from glip_export.bundle.files import atomic_write_text
 
 UPLOAD_SECONDS = 3.0
 SLOW_SHARE = 0.05  # of the requests are of the slow kinds, which take as long as the server waits

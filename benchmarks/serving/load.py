@@ -26,7 +26,7 @@ from server_process import running_server
 from glip_export import Detector
 from glip_export.bench.machine import describe_machine
 from glip_export.bundle import newest_bundle
-from glip_export.files import atomic_write_text
+from glip_export.bundle.files import atomic_write_text
 
 SIZES = ((320, 256), (256, 320), (448, 256))
 SMALL_SIZES = ((96, 64),)

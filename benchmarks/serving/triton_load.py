@@ -28,9 +28,9 @@ from expected import Case, Differences, make_cases
 from glip_export import Detector
 from glip_export.bench.machine import describe_machine
 from glip_export.bundle import newest_bundle
+from glip_export.bundle.files import atomic_write_text
 from glip_export.client.triton import TritonClient
 from glip_export.errors import ServerError
-from glip_export.files import atomic_write_text
 from glip_export.serving.triton.repository import write_repository
 from glip_export.serving.triton.settings import TritonSettings
 

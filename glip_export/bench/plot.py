@@ -8,8 +8,8 @@ from typing import Any
 
 from glip_export.bench.stages import STAGES
 from glip_export.bench.table import milliseconds
+from glip_export.bundle.files import atomic_path
 from glip_export.errors import BackendError
-from glip_export.files import atomic_path
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = dict(zip(STAGES, ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7"), strict=True))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import atomic_write_text
 from glip_export.commands.console import console
 from glip_export.errors import GlipExportError
 from glip_export.evaluation import CocoDataset, CocoResult, Journal, evaluate_coco
@@ -20,7 +21,6 @@ from glip_export.evaluation.coco import prompt_for
 from glip_export.evaluation.identity import identity
 from glip_export.evaluation.problems import refuse
 from glip_export.evaluation.report import CocoReport, signed
-from glip_export.files import atomic_write_text
 from glip_export.prompt import Prompt
 from glip_export.runtime.detector import Detector
 

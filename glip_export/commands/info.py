@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.table import Table
 
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import atomic_write_text
+from glip_export.bundle.manifest import manifest_to_json
 from glip_export.commands.console import console, megabytes
 from glip_export.commands.engine_table import engine_table
-from glip_export.files import atomic_write_text
 from glip_export.graphs.contracts import GRAPHS
-from glip_export.manifest import manifest_to_json
 from glip_export.trt.engine_set import engine_sets
 
 

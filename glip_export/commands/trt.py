@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import atomic_write_text
 from glip_export.commands.console import console
 from glip_export.commands.engine_table import engine_table
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.files import atomic_write_text
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.parity.recall import SHARE
 

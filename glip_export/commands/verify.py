@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import atomic_write_text
 from glip_export.commands.console import console
-from glip_export.files import atomic_write_text
 from glip_export.parity.cases import built_in_cases
 from glip_export.parity.ladder import climb_all
 from glip_export.parity.metrics import Tolerance

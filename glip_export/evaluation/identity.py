@@ -7,8 +7,8 @@ from typing import Any
 
 from glip_export import __version__
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import MANIFEST, sha256_file
 from glip_export.evaluation.dataset import CocoDataset
-from glip_export.files import MANIFEST, sha256_file
 
 
 def identity(

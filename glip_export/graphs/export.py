@@ -17,8 +17,8 @@ import torch
 from torch.export import Dim
 
 from glip_export.bundle import Bundle, Graph, Weights, installed_versions, write_manifest
+from glip_export.bundle.files import atomic_directory
 from glip_export.errors import GlipExportError
-from glip_export.files import atomic_directory
 from glip_export.graphs.contracts import (
     GRAPHS,
     STRIDE,

@@ -12,8 +12,8 @@ from openvino import opset8
 from openvino.frontend.onnx import ConversionExtension
 
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import user_cache
 from glip_export.errors import BackendError
-from glip_export.files import user_cache
 from glip_export.graphs.contracts import GRAPHS, GraphSpec
 from glip_export.processes import usable_cores
 from glip_export.runtime.cache import graphs_key

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glip_export.bundle.files import atomic_path
 from glip_export.errors import GlipExportError
-from glip_export.files import atomic_path
 
 COLOURS = {"tokens": "#0072B2", "boxes": "#E69F00", "centerness": "#009E73"}  # Okabe and Ito's
 SMOOTHED = 50  # steps

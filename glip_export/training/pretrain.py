@@ -13,10 +13,10 @@ from rich.progress import Progress
 from torch import nn
 from torch.nn import functional as F
 
+from glip_export.bundle.files import atomic_path
 from glip_export.commands.console import console
 from glip_export.config import GlipConfig
 from glip_export.errors import CheckpointError
-from glip_export.files import atomic_path
 from glip_export.model.glip import Glip
 from glip_export.training.batches import draw_examples, read_examples
 from glip_export.training.initial import new_model

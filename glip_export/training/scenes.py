@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from glip_export.files import atomic_write_text
+from glip_export.bundle.files import atomic_write_text
 from glip_export.training.backgrounds import background
 from glip_export.training.icons import icon
 from glip_export.training.vocabulary import KINDS, pick, seen_colours, seen_phrases, unseen_phrases

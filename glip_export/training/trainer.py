@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from glip_export.bundle.files import atomic_path, atomic_write_bytes
 from glip_export.config import GlipConfig, config_to_dict
 from glip_export.errors import CheckpointError, GlipExportError
-from glip_export.files import atomic_path, atomic_write_bytes
 from glip_export.model.dyconv import DeformConvNorm
 from glip_export.model.glip import Glip, official_name
 from glip_export.model.selection import LevelPredictions

@@ -14,9 +14,9 @@ from functools import cache, partial
 from pathlib import Path
 
 from glip_export.bundle import CACHE, Bundle
+from glip_export.bundle.files import atomic_directory, sha256_file
 from glip_export.config import config_to_dict
 from glip_export.errors import BackendError, BundleError, GlipExportError
-from glip_export.files import atomic_directory, sha256_file
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS
 from glip_export.trt.builder import Job
 from glip_export.trt.builder_process import run_builder

@@ -104,7 +104,7 @@ def _build_engine(job: Job, path: Path, say: Say) -> None:
     with open(job.engine, "wb") as target:
         target.write(memoryview(engine))
     if job.timing_cache is not None and job.flavor == TENSORRT:
-        from glip_export.files import atomic_write_bytes
+        from glip_export.bundle.files import atomic_write_bytes
 
         atomic_write_bytes(job.timing_cache, bytes(config.get_timing_cache().serialize()))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from glip_export.bundle.files import atomic_write_bytes, user_cache
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.files import atomic_write_bytes, user_cache
 
 INSTALL = "pip install 'glip-export[cuda]'"
 

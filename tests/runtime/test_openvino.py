@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from glip_export.bundle import Bundle, File
+from glip_export.bundle.files import sha256_file
 from glip_export.errors import BackendError
-from glip_export.files import sha256_file
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.ladder import climb
 from glip_export.parity.pairing import Detections

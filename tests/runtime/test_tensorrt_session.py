@@ -16,8 +16,8 @@ from runtime.cuda.fake_tensorrt import FakeTensorRt, engine_words
 
 from glip_export import Detector
 from glip_export.bundle import Bundle, File
+from glip_export.bundle.files import sha256_file
 from glip_export.errors import BackendError
-from glip_export.files import sha256_file
 from glip_export.graphs.contracts import GRAPHS, fixed_axes, pyramid_axes
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.ladder import climb

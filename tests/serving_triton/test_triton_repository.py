@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from glip_export import Bundle
+from glip_export.bundle.files import sha256_file
 from glip_export.errors import BackendError, BundleError, GlipExportError
-from glip_export.files import sha256_file
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.serving.triton import repository as module
 from glip_export.serving.triton.repository import requirements, write_repository

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from glip_export.bundle.files import atomic_write_bytes
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.files import atomic_write_bytes
 from glip_export.runtime.session import one_line
 from glip_export.trt.engine_set import EngineSet
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from glip_export.bundle.files import MANIFEST, sha256_file
+from glip_export.bundle.manifest import parse_manifest
 from glip_export.config import DetectionConfig
 from glip_export.errors import BackendError, BundleError
-from glip_export.files import MANIFEST, sha256_file
 from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec
-from glip_export.manifest import parse_manifest
 from glip_export.runtime.detector import Detector
 from glip_export.runtime.host_nms import finish
 from glip_export.runtime.session import GraphSession, one_line, shapes_of

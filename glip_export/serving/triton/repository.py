@@ -17,8 +17,8 @@ from string import Template
 
 import glip_export
 from glip_export.bundle import Bundle
+from glip_export.bundle.files import MANIFEST, atomic_directory
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.files import MANIFEST, atomic_directory
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.runtime.backends import BACKENDS
 from glip_export.runtime.tensorrt_session import built_precisions

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from glip_export.bundle.files import MANIFEST
 from glip_export.config import GlipConfig, config_from_dict, config_to_dict
 from glip_export.errors import BundleError, ConfigError
-from glip_export.files import MANIFEST
 
 FORMAT = 1  # raised when an older glip-export could not read the manifest rightly
 T = TypeVar("T")

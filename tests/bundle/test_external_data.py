@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from glip_export.bundle.external_data import _MESSAGES, external_data_files
 from glip_export.errors import BundleError
-from glip_export.external_data import _MESSAGES, external_data_files
 
 onnx = pytest.importorskip("onnx")
 

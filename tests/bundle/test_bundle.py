@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from glip_export import bundle as bundle_module
 from glip_export.bundle import Bundle, Graph, Weights, newest_bundle, write_manifest
+from glip_export.bundle import bundle as bundle_module
+from glip_export.bundle.files import atomic_directory
 from glip_export.config import DetectionConfig, GlipConfig, ImageConfig
 from glip_export.errors import BundleError
-from glip_export.files import atomic_directory
 
 onnx = pytest.importorskip("onnx")
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from glip_export.errors import BundleError, GlipExportError
-from glip_export.files import (
+from glip_export.bundle.files import (
     atomic_directory,
     atomic_path,
     atomic_write_bytes,
@@ -20,6 +19,7 @@ from glip_export.files import (
     is_leftover,
     sha256_file,
 )
+from glip_export.errors import BundleError, GlipExportError
 
 MANIFEST_TEXT = json.dumps({"format": 1, "graphs": {}, "files": {}})
 DEAD_PID = 2**22 + 1  # above Linux's largest process id
@@ -69,7 +69,7 @@ def test_atomic_path_refuses_a_folder_and_a_file_as_parent(tmp_path: Path) -> No
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev/stdout")
 def test_atomic_path_writes_a_pipe_directly() -> None:
-    code = "from glip_export.files import atomic_write_text; atomic_write_text('/dev/stdout', 'to the pipe')"
+    code = "from glip_export.bundle.files import atomic_write_text; atomic_write_text('/dev/stdout', 'to the pipe')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout == "to the pipe"
 
@@ -159,7 +159,7 @@ def test_two_writers_of_one_target_do_not_meet(tmp_path: Path) -> None:
 
 WRITE_AND_HANG = """
 import sys, time
-from glip_export.files import atomic_directory
+from glip_export.bundle.files import atomic_directory
 with atomic_directory(sys.argv[1]) as folder:
     (folder / "manifest.json").write_text('{"format": 1, "graphs": {}, "files": {}}')
     print(folder, flush=True)
