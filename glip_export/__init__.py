@@ -15,7 +15,7 @@ _WHERE = {
     "build_engines": "glip_export.trt.build",
     "Bundle": "glip_export.bundle",
     "Detector": "glip_export.runtime.detector",
-    "Detections": "glip_export.detections",
+    "Detections": "glip_export.results.detections",
     "Prompt": "glip_export.prompt",
     "GlipExportError": "glip_export.errors",
 }

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import raw_http
 
-from glip_export.detections import Detections
 from glip_export.errors import BackendError, ImageError
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 from glip_export.runtime.image_cache import ImageCache
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
 from glip_export.serving.app import make_app

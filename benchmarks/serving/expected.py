@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from glip_export import Detector
-from glip_export.detections import Detections
+from glip_export.results.detections import Detections
 
 PICTURES = Path(__file__).parents[2] / "glip_export" / "data" / "pictures"
 PROMPTS = ("cat", "cat. remote control", "person. rocket. cup of coffee. astronaut", "small dog. red apple")

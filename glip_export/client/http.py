@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glip_export.detections import Detections
 from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError, ServerError
 from glip_export.image import Picture, load_image
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 
 AT_ONCE = 4  # requests under way
 BUSY_SECONDS = 60.0

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from glip_export.detections import Detections
 from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError, ServerError
 from glip_export.image import Picture, load_image
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 from glip_export.serving.triton.prompts import write_prompt
 
 AT_ONCE = 16  # requests under way

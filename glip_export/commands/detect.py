@@ -13,11 +13,11 @@ from rich.table import Table
 from glip_export.bundle.files import atomic_path, atomic_write_text
 from glip_export.commands.console import console
 from glip_export.commands.detect_source import Source
-from glip_export.detections import Detections
 from glip_export.errors import GlipExportError
-from glip_export.gallery import GalleryPicture, write_gallery
 from glip_export.image import U8, load_image
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
+from glip_export.results.gallery import GalleryPicture, write_gallery
 
 
 def run(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from glip_export.detections import Detections
 from glip_export.errors import GlipExportError
 from glip_export.image import U8
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 
 if TYPE_CHECKING:
     from glip_export.client import Client

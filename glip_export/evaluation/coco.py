@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from glip_export.detections import Detections
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.evaluation.average_precision import Scores, load_pycocotools, score
 from glip_export.evaluation.dataset import CocoDataset
@@ -18,6 +17,7 @@ from glip_export.evaluation.journal import Journal
 from glip_export.evaluation.pictures import PictureBatch, in_groups, read_batches
 from glip_export.evaluation.problems import Problem, refuse
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 from glip_export.runtime.detector import Detector
 
 BATCH = 3  # pictures padded together

@@ -11,10 +11,10 @@ import numpy as np
 
 from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
-from glip_export.detections import Detections, concatenate
 from glip_export.errors import GlipExportError
 from glip_export.image import ImageBatch, Picture, load_image, preprocess, restore_boxes
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
+from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.session import F32, I64, Pyramid, Session
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from glip_export.detections import Detections
 from glip_export.errors import GlipExportError
 from glip_export.image import U8, Picture
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 from glip_export.runtime.detector import EncodedImages
 
 

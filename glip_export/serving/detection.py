@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from glip_export.detections import Detections
 from glip_export.errors import GlipExportError, ImageError
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 from glip_export.runtime.detector import EncodedImages
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, image_key
 from glip_export.serving.answers import DEADLINE, UNKNOWN_IMAGE, ServiceError, service_error

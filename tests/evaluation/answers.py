@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from glip_export.config import GlipConfig
-from glip_export.detections import Detections
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 
 NAMES = ["cat", "coffee cup", "rocket"]  # of the set of photos
 IDS = (4, 20, 31)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from glip_export.commands.detect import run
 from glip_export.commands.detect_source import LocalSource
-from glip_export.detections import Detections
-from glip_export.drawing import _contrast, class_color
-from glip_export.gallery import GalleryPicture, write_gallery
+from glip_export.results.detections import Detections
+from glip_export.results.drawing import _contrast, class_color
+from glip_export.results.gallery import GalleryPicture, write_gallery
 
 PICTURES = Path(__file__).parents[2] / "glip_export" / "data" / "pictures"
 VISIBLE = ".box:not([hidden])"

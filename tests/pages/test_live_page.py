@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from live import BOX, CAT, PROMPT, Server, dropped, look_for, requests_of, visible_names
 
-from glip_export.detections import Detections
+from glip_export.results.detections import Detections
 from glip_export.runtime.detector import Detector
 
 

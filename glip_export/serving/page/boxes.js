@@ -1,7 +1,7 @@
 // Colours, and boxes on a picture, for the live page and the gallery.
 "use strict";
 
-// The colours of glip_export/drawing.py, label by label, so that PNG, gallery and live page agree; a test compares them.
+// The colours of glip_export/results/drawing.py, label by label, so that PNG, gallery and live page agree; a test compares them.
 const TONES = [[0.85, 1.0], [0.6, 0.75], [0.35, 1.0], [1.0, 0.6], [0.3, 0.8]];
 
 /** The colour of a label as [red, green, blue], 0 to 255. */

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from glip_export.detections import Detections
 from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.processes import usable_cores
+from glip_export.results.detections import Detections
 from glip_export.runtime.detector import Detector
 from glip_export.runtime.request_batch import BatchDetector, Request
 from glip_export.serving.triton.model_config import GRAPHS_PARAMETER, HOST_NMS_PARAMETER, runs_on_gpu

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from glip_export.detections import Detections
 from glip_export.errors import ImageError, PromptError
 from glip_export.image import U8
+from glip_export.results.detections import Detections
 from glip_export.runtime.request_batch import Request
 from glip_export.serving.triton.prompts import read_prompt
 from glip_export.serving.triton.settings import TritonSettings

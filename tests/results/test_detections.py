@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glip_export.detections import Detections, concatenate
-from glip_export.drawing import class_color
 from glip_export.errors import ImageError, PromptError
+from glip_export.results.detections import Detections, concatenate
+from glip_export.results.drawing import class_color
 
 BOXES: list[list[float]] = [[10, 20, 110, 70], [-5, 40, 30, 250], [60.25, 5.5, 90, 15]]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from glip_export.drawing import draw_boxes
 from glip_export.errors import ImageError, PromptError
 from glip_export.image import Picture, load_image
+from glip_export.results.drawing import draw_boxes
 
 
 @dataclass(frozen=True, eq=False)

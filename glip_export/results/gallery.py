@@ -16,8 +16,8 @@ from string import Template
 from PIL import Image
 
 from glip_export.bundle.files import atomic_path
-from glip_export.detections import Detections
 from glip_export.image import U8
+from glip_export.results.detections import Detections
 
 LONGEST_SIDE = 1280  # pixels; larger pictures are scaled down
 JPEG_QUALITY = 85

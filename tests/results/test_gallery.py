@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glip_export.detections import Detections
 from glip_export.errors import GlipExportError
-from glip_export.gallery import LONGEST_SIDE, GalleryPicture, write_gallery
+from glip_export.results.detections import Detections
+from glip_export.results.gallery import LONGEST_SIDE, GalleryPicture, write_gallery
 
 
 def picture(name: str, height: int, width: int, count: int) -> GalleryPicture:

@@ -1,0 +1,1 @@
+"""What comes out of detection: boxes with scores and names, drawn on the picture, gathered in a gallery."""
