@@ -96,8 +96,8 @@ class ServerSource:
             if self.token_file is not None:
                 raise GlipExportError("--token-file is for a glip-export serve: a Triton server has no such token")
             return TritonClient(self.url.removeprefix(TRITON).rstrip("/"))
-        from glip_export.access_token import read_token
         from glip_export.client import Client
+        from glip_export.serving.access_token import read_token
 
         return Client(self.url, read_token(self.token_file), at_once=1)
 

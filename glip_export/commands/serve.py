@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
-from glip_export.access_token import TOKEN_VARIABLE, read_token
 from glip_export.commands.console import console
 from glip_export.errors import BackendError
 from glip_export.runtime.detector import Detector
 from glip_export.runtime.request_batch import BatchDetector
+from glip_export.serving.access_token import TOKEN_VARIABLE, read_token
 from glip_export.serving.settings import Settings
 
 
