@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from glip_export.config.yacs import check_type, official_keys, parse_overrides, read_yaml
 from glip_export.errors import ConfigError
-from glip_export.yacs import check_type, official_keys, parse_overrides, read_yaml
 
 DYHEAD, FUSE, SOLVER = "MODEL.DYHEAD.", "MODEL.DYHEAD.FUSE_CONFIG.", "SOLVER."
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from glip_export.config import GlipConfig
+from glip_export.config.yacs import read_small_text, show
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import STRIDE, GraphSpec, fixed_axes, pyramid_axes
-from glip_export.yacs import read_small_text, show
 
 AXES = {"B": "pictures", "H": "pixels", "W": "pixels", "T": "tokens", "K": "classes"}
 HARDWARE = ("this_gpu", "same_compute_capability", "ampere_plus")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from glip_export.config import load_config
+from glip_export.config.yacs import official_keys
 from glip_export.errors import ConfigError
 from glip_export.training.settings import KEYS, TrainingSettings, load_settings
-from glip_export.yacs import official_keys
 
 DEMO = Path(__file__).parents[2] / "demo"
 

@@ -18,12 +18,12 @@ from glip_export.config import (
     load_config,
     read_bert_config,
 )
+from glip_export.config.published import CONFIGURATIONS, PUBLISHED, identify
+from glip_export.config.supported import NUMBERS, RELATIONS, RULES
+from glip_export.config.yacs import literal, official_keys
 from glip_export.errors import ConfigError
-from glip_export.published import CONFIGURATIONS, PUBLISHED, identify
-from glip_export.supported import NUMBERS, RELATIONS, RULES
-from glip_export.yacs import literal, official_keys
 
-ORACLE = Path(__file__).parent / "data" / "oracle"
+ORACLE = Path(__file__).parents[1] / "data" / "oracle"
 TINY, TINY_BERT = ORACLE / "tiny" / "config.yaml", ORACLE / "tiny" / "bert_config.json"
 
 # The inference part of the official glip_Swin_T_O365_GoldG.yaml, in its own notation.

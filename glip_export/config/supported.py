@@ -11,13 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from glip_export.config.bert import BertConfig
+from glip_export.config.yacs import Values
 from glip_export.errors import ConfigError
-from glip_export.yacs import Values
-
-if TYPE_CHECKING:
-    from glip_export.config import BertConfig
 
 
 def check_supported(values: Values, bert: BertConfig) -> None:

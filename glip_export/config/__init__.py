@@ -1,0 +1,28 @@
+"""GLIP's official configuration: its format, its keys and defaults, what is supported, as frozen dataclasses."""
+
+from glip_export.config.bert import BertConfig, read_bert_config
+from glip_export.config.glip_config import (
+    DetectionConfig,
+    GlipConfig,
+    HeadConfig,
+    ImageConfig,
+    SwinConfig,
+    TextConfig,
+    config_from_dict,
+    config_to_dict,
+)
+from glip_export.config.load import load_config
+
+__all__ = [
+    "BertConfig",
+    "DetectionConfig",
+    "GlipConfig",
+    "HeadConfig",
+    "ImageConfig",
+    "SwinConfig",
+    "TextConfig",
+    "config_from_dict",
+    "config_to_dict",
+    "load_config",
+    "read_bert_config",
+]

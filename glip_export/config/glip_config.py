@@ -1,0 +1,100 @@
+"""The configuration of a GLIP as frozen dataclasses: what inference needs, every field with its official key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from glip_export.config.bert import BertConfig
+from glip_export.config.restore import restore
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How a picture becomes the network's input."""
+
+    min_size: int = 800  # INPUT.MIN_SIZE_TEST, pixels of the short side
+    max_size: int = 1333  # INPUT.MAX_SIZE_TEST, pixels of the long side
+    mean: tuple[float, float, float] = (103.53, 116.28, 123.675)  # INPUT.PIXEL_MEAN
+    std: tuple[float, float, float] = (57.375, 57.12, 58.395)  # INPUT.PIXEL_STD
+    bgr255: bool = True  # INPUT.TO_BGR255: BGR 0..255, else RGB 0..1
+    size_divisor: int = 32  # DATALOADER.SIZE_DIVISIBILITY
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The language backbone and the caption's form."""
+
+    bert: BertConfig = field(default_factory=BertConfig)
+    max_query_len: int = 256  # MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN, tokens
+    n_layers: int = 1  # MODEL.LANGUAGE_BACKBONE.N_LAYERS
+    separator: str = ". "  # DATASETS.SEPARATION_TOKENS
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """MODEL.SWINT."""
+
+    embed_dim: int = 96
+    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
+    num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    window_size: int = 7
+    mlp_ratio: float = 4.0
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """MODEL.DYHEAD: the tower of VLFuse, BertEncoderLayer and DyConv, and its predictions."""
+
+    channels: int = 256  # MODEL.DYHEAD.CHANNELS, equal to MODEL.BACKBONE.OUT_CHANNELS and FUSE_CONFIG.JOINT_EMB_SIZE
+    num_convs: int = 6  # MODEL.DYHEAD.NUM_CONVS
+    group_norm_groups: int = 16  # MODEL.GROUP_NORM.NUM_GROUPS
+    early_fusion: bool = True  # FUSE_CONFIG.EARLY_FUSE_ON
+    fused_dot_product: bool = True  # FUSE_CONFIG.USE_FUSED_FEATURES_DOT_PRODUCT
+    clamp_fusion_min: bool = True  # FUSE_CONFIG.CLAMP_MIN_FOR_UNDERFLOW
+    clamp_fusion_max: bool = True  # FUSE_CONFIG.CLAMP_MAX_FOR_OVERFLOW
+    stable_softmax: bool = False  # FUSE_CONFIG.STABLE_SOFTMAX_2D
+    clamp_text_min: bool = True  # FUSE_CONFIG.CLAMP_BERTATTN_MIN_FOR_UNDERFLOW
+    clamp_text_max: bool = True  # FUSE_CONFIG.CLAMP_BERTATTN_MAX_FOR_OVERFLOW
+    clamp_dot_product: bool = True  # FUSE_CONFIG.CLAMP_DOT_PRODUCT
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    """MODEL.ATSS, MODEL.RPN and TEST: from logits to detections."""
+
+    score_agg: str = "MEAN"  # MODEL.DYHEAD.SCORE_AGG: MEAN, MAX or POWER over a class's tokens
+    score_threshold: float = 0.05  # MODEL.ATSS.INFERENCE_TH
+    pre_nms_top_n: int = 1000  # MODEL.ATSS.PRE_NMS_TOP_N, per level
+    nms_threshold: float = 0.6  # MODEL.ATSS.NMS_TH
+    detections_per_image: int = 100  # MODEL.ATSS.DETECTIONS_PER_IMG
+    anchor_sizes: tuple[float, ...] = (64, 128, 256, 512, 1024)  # MODEL.RPN.ANCHOR_SIZES, pixels
+    anchor_strides: tuple[int, ...] = (8, 16, 32, 64, 128)  # MODEL.RPN.ANCHOR_STRIDE, pixels
+    chunk: int = -1  # TEST.CHUNKED_EVALUATION: names a caption, -1 for as many as fit
+    batch_size: int = 1  # TEST.IMS_PER_BATCH
+
+
+@dataclass(frozen=True)
+class GlipConfig:
+    """All that inference needs to know of a GLIP; the bundle's manifest carries it."""
+
+    name: str = "glip_Swin_T_O365_GoldG"
+    image: ImageConfig = field(default_factory=ImageConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    swin: SwinConfig = field(default_factory=SwinConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+
+
+def config_to_dict(config: GlipConfig) -> dict[str, Any]:
+    """The configuration as plain values, for JSON; `config_from_dict` gives it back."""
+    return asdict(config)
+
+
+def config_from_dict(data: Mapping[str, Any]) -> GlipConfig:
+    """What `config_to_dict` wrote, through JSON or not.
+
+    Raises ConfigError if a field is unknown, missing or of the wrong type.
+    """
+    return restore(GlipConfig, data, "manifest's configuration: ", "")
