@@ -23,8 +23,9 @@ from glip_bench import default_output
 from glip_export.bench.machine import describe_machine
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import atomic_write_text
-from glip_export.command_line import bundle_or_newest, run_app
-from glip_export.commands.evaluate import pictures_progress, progress_bar
+from glip_export.cli.console import run_app
+from glip_export.cli.options import bundle_or_newest
+from glip_export.cli.progress import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
 from glip_export.evaluation import CocoDataset, CocoResult, Journal, evaluate_coco
 from glip_export.evaluation.identity import identity

@@ -21,8 +21,7 @@ from rich.table import Table
 
 from glip_export import Bundle, Detections, Detector
 from glip_export.bundle.files import atomic_path
-from glip_export.command_line import run_app
-from glip_export.commands.console import console
+from glip_export.cli.console import console, run_app
 from glip_export.evaluation import CocoDataset, CocoResult, evaluate_coco
 from glip_export.image import load_image
 from glip_export.parity.cases import Case

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glip_export.command_line import run_app
+from glip_export.cli.console import run_app
 from glip_export.errors import GlipExportError
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from glip_export.command_line import bundle_or_newest, parse_image_size, run_app
+from glip_export.cli.console import run_app
+from glip_export.cli.options import bundle_or_newest, parse_image_size
 from glip_export.errors import GlipExportError
 
 DEFAULT_PROMPT = "cat. coffee cup. astronaut. rocket"  # what is on the packaged photos

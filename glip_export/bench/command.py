@@ -17,7 +17,7 @@ from glip_export.bench.report import make_report
 from glip_export.bench.table import costs_table, times_table
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import atomic_write_text
-from glip_export.commands.console import console
+from glip_export.cli.console import console
 
 
 def run(

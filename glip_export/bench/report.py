@@ -11,8 +11,8 @@ from glip_export.bench.job import PLAIN, Job
 from glip_export.bench.machine import describe_machine
 from glip_export.bench.measure import Measurement
 from glip_export.bench.stages import STAGES, summarize
-from glip_export.bundle import MANIFEST, Bundle
-from glip_export.bundle.files import sha256_file
+from glip_export.bundle import Bundle
+from glip_export.bundle.files import MANIFEST, sha256_file
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.processes import usable_cores
 

@@ -6,7 +6,8 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from glip_export.bundle import CACHE, Bundle
+from glip_export.bundle import Bundle
+from glip_export.bundle.bundle import CACHE
 
 
 def cache_folder(bundle: Bundle, backend: str, key: str) -> Path | None:

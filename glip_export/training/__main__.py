@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from glip_export.command_line import run_app
+from glip_export.cli.console import run_app
 from glip_export.errors import GlipExportError
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def scenes(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Write the scenes: mosaics, train, val, seen_phrases, unseen_phrases, each a COCO data set."""
-    from glip_export.commands.console import console
+    from glip_export.cli.console import console
     from glip_export.training.scenes import scene_sets, write_scenes
 
     counts = {"mosaics": mosaics, "val": val, "seen_phrases": phrases, "unseen_phrases": phrases, "train": train}
@@ -113,7 +113,7 @@ def evaluate(
     """Average precision on the held-out scenes, and on phrases that training saw and did not see."""
     import torch
 
-    from glip_export.commands.console import console
+    from glip_export.cli.console import console
     from glip_export.model.glip import load_model
     from glip_export.training.precision import average_precision
 

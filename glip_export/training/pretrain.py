@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from glip_export.bundle.files import atomic_path
-from glip_export.commands.console import console
+from glip_export.cli.console import console
 from glip_export.config import GlipConfig
 from glip_export.errors import CheckpointError
 from glip_export.model.glip import Glip

@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from glip_export.bundle.files import atomic_write_text
-from glip_export.commands.console import console
+from glip_export.cli.console import console
 from glip_export.training.batches import Batch, Example, read_examples, training_batch
 from glip_export.training.curve import plot_curve
 from glip_export.training.losses import Losses

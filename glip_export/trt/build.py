@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from glip_export.bundle import CACHE, Bundle
+from glip_export.bundle import Bundle
+from glip_export.bundle.bundle import CACHE
 from glip_export.bundle.files import atomic_directory, sha256_file
 from glip_export.config import config_to_dict
 from glip_export.errors import BackendError, BundleError, GlipExportError

@@ -14,9 +14,9 @@ from PIL import Image
 from server_process import running_server
 
 from glip_export import Detector
+from glip_export.cli import detect as detect_command
+from glip_export.cli.detect_source import LocalSource, ServerSource
 from glip_export.client import Client, ServerError
-from glip_export.commands import detect as detect_command
-from glip_export.commands.detect_source import LocalSource, ServerSource
 from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.prompt import Prompt
 from glip_export.runtime.image_cache import ImageCache

@@ -21,7 +21,7 @@ def run_ap(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     import run_ap as script
 
-    from glip_export.command_line import run_app
+    from glip_export.cli.console import run_app
 
     def run(*words: str) -> int:
         common = ["--scenes", "scenes", "--bundle", str(tiny_bundle), "--threads", "1", "--output", "out"]

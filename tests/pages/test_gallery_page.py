@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glip_export.commands.detect import run
-from glip_export.commands.detect_source import LocalSource
+from glip_export.cli.detect import run
+from glip_export.cli.detect_source import LocalSource
 from glip_export.results.detections import Detections
 from glip_export.results.drawing import _contrast, class_color
 from glip_export.results.gallery import GalleryPicture, write_gallery

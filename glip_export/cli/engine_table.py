@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from glip_export.commands.console import megabytes
+from glip_export.cli.console import megabytes
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.trt.engine_set import EngineSet
 from glip_export.trt.recipe import AXES

@@ -7,24 +7,75 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+import typer
+from rich.progress import Progress
 
-from glip_export.bundle import Bundle
-from glip_export.bundle.files import atomic_write_text
-from glip_export.commands.console import console
+from glip_export.cli.console import console
+from glip_export.cli.options import Backends, BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.progress import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
-from glip_export.evaluation import CocoDataset, CocoResult, Journal, evaluate_coco
-from glip_export.evaluation.coco import prompt_for
-from glip_export.evaluation.identity import identity
-from glip_export.evaluation.problems import refuse
-from glip_export.evaluation.report import CocoReport, signed
-from glip_export.prompt import Prompt
-from glip_export.runtime.detector import Detector
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.evaluation import CocoDataset, CocoResult
+    from glip_export.evaluation.report import CocoReport
+    from glip_export.runtime.detector import Detector
 
 JOURNAL, DETECTIONS = "progress.jsonl", "detections.json"
+
+
+def coco(
+    images: Annotated[Path, typer.Option(help="The folder of the pictures.", metavar="DIR")],
+    annotations: Annotated[Path, typer.Option(help="A COCO annotation file of any data set.", metavar="JSON")],
+    bundle: BundleOption = None,
+    backend: Backends = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures padded together, in order of their ids.")] = 3,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Names a caption; by default as many as fit.", show_default=False)
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help='What to ask for instead of the categories, by rising id: "a. b. c", or a file with a name a line.',
+            show_default=False,
+        ),
+    ] = None,
+    aspect_groups: Annotated[
+        bool, typer.Option("--aspect-groups", help="Batch wide pictures apart, as the original does above batch 1.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many pictures.", show_default=False)
+    ] = None,
+    weights: WeightsAgain = None,
+    threads: Threads = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the detections; by default evaluation/<bundle>-<JSON>.", show_default=False),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first broken picture or annotation: exit code 2.")
+    ] = False,
+    max_ap_difference: Annotated[
+        float | None,
+        typer.Option(min=0, help="Exit with 1 if a backend's AP is further from the first's.", show_default=False),
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure COCO's average precision of one backend or several on a data set.
+
+    Killed and started again it goes on where it was. Broken pictures and annotations are left out, counted and shown.
+
+    Example: glip-export eval coco --images val2017 --annotations instances_val2017.json
+    """
+
+    options = Options(read_names(names), batch, chunk, aspect_groups, limit, strict, threads, weights)
+    backends = tuple(dict.fromkeys(backend or ("onnxruntime",)))
+    where = bundle_or_newest(bundle)
+    if not run_coco(images, annotations, where, backends, options, output, json, max_ap_difference):
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +103,13 @@ def run_coco(
     max_ap_difference: float | None,
 ) -> bool:
     """Prints the tables, writes each backend's detections and the JSON; False if an AP is too far from the first."""
+    from glip_export.bundle import Bundle
+    from glip_export.bundle.files import atomic_write_text
+    from glip_export.evaluation import CocoDataset
+    from glip_export.evaluation.coco import prompt_for
+    from glip_export.evaluation.problems import refuse
+    from glip_export.evaluation.report import CocoReport
+
     if max_ap_difference is not None and len(backends) < 2:
         raise GlipExportError("--max-ap-difference compares backends: give --backend twice or more")
     dataset = CocoDataset.read(annotations, images, options.limit)
@@ -90,6 +148,8 @@ def backend_folder(backend: str) -> str:
 
 def read_names(words: str | None) -> tuple[str, ...] | None:
     """--names: a file with a name a line, or names with stops between."""
+    from glip_export.prompt import Prompt
+
     if words is None:
         return None
     path = Path(words)
@@ -107,6 +167,8 @@ def read_names(words: str | None) -> tuple[str, ...] | None:
 
 
 def _identity(backend: str, dataset: CocoDataset, bundle: Bundle, options: Options) -> dict[str, Any]:
+    from glip_export.evaluation.identity import identity
+
     asked = (options.names, options.batch, options.chunk, options.aspect_groups, options.limit)
     return identity(backend, dataset, bundle, *asked)
 
@@ -123,6 +185,8 @@ def _check_backends(bundle: Path, backends: Sequence[str], options: Options, fol
 
 
 def _open(bundle: Path, backend: str, options: Options, kept: dict[str, Detector]) -> Detector:
+    from glip_export.runtime.detector import Detector
+
     return kept.pop(backend, None) or Detector.open(bundle, backend, options.threads, options.weights)
 
 
@@ -135,6 +199,9 @@ def _evaluate(
     options: Options,
 ) -> CocoResult:
     """One backend with a bar of its own; its journal and, once it is through, its detections go to `folder`."""
+    from glip_export.bundle.files import atomic_write_text
+    from glip_export.evaluation import Journal, evaluate_coco
+
     tell = progress_bar(progress, asked["backend"], len(dataset.images))
     with Journal.open(folder / JOURNAL, asked) as journal:
         if journal.note:
@@ -159,6 +226,8 @@ def _evaluate(
 
 
 def _verdict(report: CocoReport) -> bool:
+    from glip_export.evaluation.report import signed
+
     if report.max_ap_difference is None:
         return True
     word = "[green]PASSED[/]" if report.passed else "[red]FAILED[/]"
@@ -167,39 +236,3 @@ def _verdict(report: CocoReport) -> bool:
     limit = f"{report.max_ap_difference:g} allowed"
     console.print(f"{word}: AP against {report.first}'s: {found} ({limit})", soft_wrap=True)
     return report.passed
-
-
-def pictures_progress() -> Progress:
-    """Bars that tell pictures, pictures per second, and the time that is left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def progress_bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
-    """A new bar, as the `progress` of `evaluate_coco`."""
-    task = progress.add_task(name, total=total)
-    begun = False
-
-    def tell(done: int) -> None:
-        nonlocal begun
-        if begun:
-            progress.update(task, completed=done)
-        else:  # what a journal held is no measure of speed
-            progress.reset(task, completed=done)
-        begun = True
-
-    return tell
-
-
-class _Speed(ProgressColumn):
-    """Pictures per second of this run."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.2f} pictures/s")

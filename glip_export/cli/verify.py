@@ -5,18 +5,37 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from glip_export.bundle import Bundle
-from glip_export.bundle.files import atomic_write_text
-from glip_export.commands.console import console
-from glip_export.parity.cases import built_in_cases
-from glip_export.parity.ladder import climb_all
-from glip_export.parity.metrics import Tolerance
-from glip_export.parity.report import ParityReport
-from glip_export.runtime.backends import open_session
-from glip_export.runtime.session import Session
+from glip_export.cli.console import console
+from glip_export.cli.options import Backends, BundleArgument, JsonOption, Threads, WeightsAgain, bundle_or_newest
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.runtime.session import Session
+
+
+def verify(
+    bundle: BundleArgument = None,
+    weights: WeightsAgain = None,
+    backend: Backends = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One small case instead of all.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Name the first module whose output leaves tolerance.")
+    ] = False,
+    threads: Threads = None,
+    json: JsonOption = None,
+) -> None:
+    """Prove a bundle against the PyTorch reference: every graph's outputs, every detection.
+
+    Exits with 1 if anything is out of tolerance. Example: glip-export verify engines/glip_tiny --json parity.json
+    """
+
+    if not run(bundle_or_newest(bundle), weights, tuple(backend or ("onnxruntime",)), quick, trace, threads, json):
+        raise typer.Exit(1)
 
 
 def run(
@@ -29,6 +48,13 @@ def run(
     json: Path | None,
 ) -> bool:
     """Prints the report, writes it as JSON; True if every backend is within tolerance."""
+    from glip_export.bundle import Bundle
+    from glip_export.bundle.files import atomic_write_text
+    from glip_export.parity.cases import built_in_cases
+    from glip_export.parity.ladder import climb_all
+    from glip_export.parity.report import ParityReport
+    from glip_export.runtime.backends import open_session
+
     bundle = Bundle.open(path)
     cases = built_in_cases(bundle.config, bundle.image_size, quick)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
@@ -51,6 +77,8 @@ def run(
 
 def _first_difference(reference: Session, bundle: Bundle) -> str:
     """Where the ONNX graphs start to differ from PyTorch, in one sentence."""
+    from glip_export.parity.cases import built_in_cases
+    from glip_export.parity.metrics import Tolerance
     from glip_export.parity.trace import first_outside, trace
     from glip_export.runtime.torch_session import TorchSession
 

@@ -1,55 +1,19 @@
-"""The commands that serve a bundle: glip-export serve and triton, with their many limits."""
+"""glip-export serve: a bundle behind HTTP, with a live page."""
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glip_export.cli_options import BACKEND_WORDS, BundleArgument, Threads, WeightsAgain
-from glip_export.command_line import bundle_or_newest
+from glip_export.cli.console import console
+from glip_export.cli.options import BACKEND_WORDS, BundleArgument, Threads, WeightsAgain, bundle_or_newest
+from glip_export.errors import BackendError
 
-
-def triton(
-    bundle: BundleArgument = None,
-    output: Annotated[Path, typer.Option(help="The model repository: a new or empty folder.")] = Path("triton"),
-    backend: Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, ... on which the model `glip` runs.")] = "onnxruntime",
-    instances: Annotated[int, typer.Option(min=1, help="Processes, on each GPU where the backend runs on one.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of an instance; 0 shares the cores among them.")] = 0,
-    max_batch: Annotated[int, typer.Option(min=1, help="Pictures that share a run.")] = 8,
-    max_wait_us: Annotated[int, typer.Option(min=0, help="Microseconds a picture waits for others.")] = 2000,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 256,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Of an encoded picture.")] = 32_000_000,
-    max_pixels: Annotated[int, typer.Option(min=1000, help="Of a picture.")] = 25_000_000,
-    max_names: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 1500,
-    image_cache_mb: Annotated[
-        int, typer.Option("--image-cache", min=0, help="MB an instance keeps of pictures' features.")
-    ] = 256,
-    gpu: Annotated[
-        bool, typer.Option("--gpu", help="Also the three graphs as models of Triton's own GPU backends.")
-    ] = False,
-) -> None:
-    """Write a model repository of NVIDIA Triton Inference Server, with all that it needs and a README.
-
-    Example: glip-export triton engines/glip_tiny --output repository --instances 2
-    """
-    from glip_export.commands.triton import run
-    from glip_export.serving.triton.settings import TritonSettings
-
-    settings = TritonSettings(
-        backend=backend,
-        threads=threads,
-        instances=instances,
-        max_batch=max_batch,
-        max_wait_us=max_wait_us,
-        max_queue=max_queue,
-        max_bytes=max_bytes,
-        max_pixels=max_pixels,
-        max_names=max_names,
-        image_cache_bytes=image_cache_mb * 1_000_000,
-    )
-    run(bundle_or_newest(bundle), output, settings, gpu)
+if TYPE_CHECKING:
+    from glip_export.serving.settings import Settings
 
 
 def serve(
@@ -92,7 +56,6 @@ def serve(
     POST /v1/detect takes pictures and a prompt; see /openapi.json. SIGTERM and Ctrl+C end it once all that was
     accepted is answered. Example: glip-export serve engines/glip_tiny --port 8000
     """
-    from glip_export.commands.serve import run
     from glip_export.serving.settings import Settings
 
     settings = Settings(
@@ -111,3 +74,49 @@ def serve(
         cache_bytes=image_cache_mb * 1_000_000,
     )
     run(bundle_or_newest(bundle), backend, host, port, threads, weights, token_file, settings)
+
+
+def run(
+    bundle: Path,
+    backend: str,
+    host: str,
+    port: int,
+    threads: int | None,
+    weights: str | None,
+    token_file: Path | None,
+    settings: Settings,
+) -> None:
+    """Loads and warms up the model, prints the address, and serves until it is told to stop."""
+    from glip_export.runtime.detector import Detector
+    from glip_export.runtime.request_batch import BatchDetector
+    from glip_export.serving.access_token import TOKEN_VARIABLE, read_token
+
+    try:
+        from glip_export.serving.app import make_app
+        from glip_export.serving.metrics import Metrics
+        from glip_export.serving.scheduler import Scheduler
+        from glip_export.serving.server import address, listen, serve
+    except ImportError as error:
+        raise BackendError(f"serving cannot be imported ({error}): pip install 'glip-export[serve]'") from None
+    token = read_token(token_file)
+    with listen(host, port) as listening:  # before the model is loaded: a port in use is told at once
+        detector = Detector.open(bundle, backend, threads, weights)
+        batch = BatchDetector(detector, settings.max_batch, settings.cache_bytes, settings.max_pixels)
+        scheduler = Scheduler(batch, settings, Metrics())
+        scheduler.start()
+        app = make_app(scheduler, settings, token)
+        # soft_wrap: the address stays whole for whoever reads it from a pipe.
+        console.print(
+            f"Serving {bundle} ({detector.session.name}) at {address(listening)}; Ctrl+C ends it.", soft_wrap=True
+        )
+        if token is None and not _is_loopback(host):
+            console.print(f"Whoever reaches {host} may use it: set a token with --token-file or {TOKEN_VARIABLE}.")
+        serve(app, scheduler, settings, listening)
+    console.print("Stopped; all that was accepted is answered.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""The options that several commands share, and how their words are read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from glip_export.errors import GlipExportError
 
 BACKEND_WORDS = "torch, onnxruntime, openvino, openvino:bf16"
 
@@ -26,3 +28,20 @@ WeightsAgain = Annotated[
     str | None,
     typer.Option(help="The checkpoint, if it is no longer where the bundle was made.", show_default=False),
 ]
+
+
+def bundle_or_newest(path: Path | None) -> Path:
+    """The folder that was named, or the newest bundle under engines/; raises BundleError if there is none."""
+    from glip_export.bundle import newest_bundle
+
+    return path or newest_bundle()
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """ "800x1216" as (height, width) in pixels; raises GlipExportError for anything else but None."""
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise GlipExportError(f"--image-size is HEIGHTxWIDTH, such as 800x1216, not {text!r}")
+    return int(height), int(width)

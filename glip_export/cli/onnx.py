@@ -4,19 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from glip_export.bundle import Bundle
-from glip_export.checkpoint import resolve_weights
-from glip_export.commands.console import console, megabytes
-from glip_export.graphs.contracts import GRAPHS
-from glip_export.graphs.export import check_image_size, export_onnx
-from glip_export.model.glip import load_model
-from glip_export.parity.first_check import first_check
-from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
-from glip_export.runtime.torch_session import TorchSession
+from glip_export.cli.console import console, megabytes
+from glip_export.cli.options import parse_image_size
+from glip_export.errors import GlipExportError
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+
+
+def onnx(
+    weights: Annotated[
+        str, typer.Option(help="An official checkpoint: .pth, .safetensors, or hf://OWNER/REPO/FILE.", metavar="FILE")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="An official YAML; by default the published one the weights fit.", show_default=False),
+    ] = None,
+    bert_config: Annotated[
+        Path | None, typer.Option(help="JSON with the sizes of a BERT that is not bert-base.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The bundle's folder; by default engines/<weights>.", show_default=False)
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Fix the pictures' size: a smaller, faster bundle.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY VALUE]...", help="Configuration overrides.", show_default=False),
+    ] = None,
+) -> None:
+    """Export a checkpoint to a bundle of three ONNX graphs, each checked against PyTorch.
+
+    Example: glip-export onnx --weights glip_tiny_model_o365_goldg.pth MODEL.DYHEAD.SCORE_AGG MEAN
+    """
+    run(weights, config, bert_config, output, parse_image_size(image_size), _overrides(overrides))
 
 
 def run(
@@ -28,6 +57,13 @@ def run(
     overrides: Sequence[str],
 ) -> None:
     """Loads, exports, checks, and prints a summary."""
+    from glip_export.checkpoint import resolve_weights
+    from glip_export.graphs.export import check_image_size, export_onnx
+    from glip_export.model.glip import load_model
+    from glip_export.parity.first_check import first_check
+    from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
+    from glip_export.runtime.torch_session import TorchSession
+
     if image_size is not None:
         check_image_size(image_size)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
@@ -45,7 +81,16 @@ def run(
     console.print(f"Wrote {bundle.path}. Next: glip-export verify {bundle.path}")
 
 
+def _overrides(words: list[str] | None) -> tuple[str, ...]:
+    for word in words or ():
+        if word.startswith("--"):
+            raise GlipExportError(f"there is no option {word}; see: glip-export onnx --help")
+    return tuple(words or ())
+
+
 def _summary(bundle: Bundle, differences: dict[str, float]) -> Table:
+    from glip_export.graphs.contracts import GRAPHS
+
     size = "dynamic" if bundle.image_size is None else "{}x{}".format(*bundle.image_size)
     table = Table(title=f"{bundle.config.name}, {bundle.precision}, pictures {size}, opset {_opset(bundle)}")
     for column in ("graph", "nodes", "parameters", "MB", "seconds", "max|diff|/rms"):

@@ -7,17 +7,28 @@ from pathlib import Path
 
 from rich.table import Table
 
-from glip_export.bundle import Bundle
-from glip_export.bundle.files import atomic_write_text
-from glip_export.bundle.manifest import manifest_to_json
-from glip_export.commands.console import console, megabytes
-from glip_export.commands.engine_table import engine_table
-from glip_export.graphs.contracts import GRAPHS
-from glip_export.trt.engine_set import engine_sets
+from glip_export.cli.console import console, megabytes
+from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
+
+
+def info(
+    bundle: BundleArgument = None,
+    json: JsonOption = None,
+) -> None:
+    """Show what a bundle holds: its model, graphs, sizes, and the checkpoint it came from."""
+
+    run(bundle_or_newest(bundle), json)
 
 
 def run(path: Path, json: Path | None) -> None:
     """Prints the bundle's contents, its hashes checked; writes its manifest's fields and its engines' as JSON."""
+    from glip_export.bundle import Bundle
+    from glip_export.bundle.files import atomic_write_text
+    from glip_export.bundle.manifest import manifest_to_json
+    from glip_export.cli.engine_table import engine_table
+    from glip_export.graphs.contracts import GRAPHS
+    from glip_export.trt.engine_set import engine_sets
+
     bundle = Bundle.open(path)
     facts = Table.grid(padding=(0, 2))
     config = bundle.config

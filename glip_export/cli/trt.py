@@ -6,22 +6,65 @@ import ctypes
 import json as json_module
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from glip_export.bundle import Bundle
-from glip_export.bundle.files import atomic_write_text
-from glip_export.commands.console import console
-from glip_export.commands.engine_table import engine_table
+from glip_export.cli.console import console
+from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.graphs.contracts import GRAPHS
-from glip_export.parity.recall import SHARE
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.parity.precision_check import PrecisionReport
 
 BROKEN = 0.5  # of the clear detections; where fewer come back it is no matter of rounding
 
-if TYPE_CHECKING:
-    from glip_export.parity.precision_check import PrecisionReport
+
+def trt(
+    bundle: BundleArgument = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; the default.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16: float32's range, fewer digits than fp16.")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Single precision: the largest and slowest.")] = False,
+    flavor: Annotated[
+        str,
+        typer.Option(
+            help="tensorrt builds on the GPU that it builds for; tensorrt_rtx (TensorRT for RTX) builds without one, "
+            "for Ampere and later; auto takes the first that works here."
+        ),
+    ] = "auto",
+    deform_conv: Annotated[
+        str, typer.Option(help="plugin: a CUDA kernel of ours; gridsample: TensorRT's own operators.")
+    ] = "plugin",
+    nms: Annotated[
+        str, typer.Option(help="plugin: a CUDA kernel of ours; host: the runtime finishes on the CPU.")
+    ] = "plugin",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Sizes and build options, a YAML file or a shipped one's name (jetson); by default the one that fits.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare the lower precision with fp32 on the CPU first.")
+    ] = True,
+    json: JsonOption = None,
+) -> None:
+    """Build a bundle's three TensorRT engines; those that have not changed stay.
+
+    With --deform-conv gridsample --nms host the engines need no plugin. An engine takes the sizes that its recipe
+    names: copy engines/glip_t.yaml for your own. The check warns of a precision that finds too little; if it finds a
+    graph broken, nothing is built and the exit code is 1.
+
+    Example: glip-export trt engines/glip_tiny --fp16
+    """
+
+    precision = chosen_precision(fp16, bf16, fp32)
+    if not run(bundle_or_newest(bundle), precision, flavor, deform_conv, nms, recipe, check, json):
+        raise typer.Exit(1)
 
 
 def chosen_precision(fp16: bool, bf16: bool, fp32: bool) -> str:
@@ -43,6 +86,10 @@ def run(
     json: Path | None,
 ) -> bool:
     """Checks, builds what is missing, prints a summary; False, and nothing built, if the check finds a broken graph."""
+    from glip_export.bundle.files import atomic_write_text
+    from glip_export.cli.engine_table import engine_table
+    from glip_export.parity.recall import SHARE
+
     try:
         from glip_export.trt.build import plan_build
     except ImportError as error:
@@ -81,6 +128,7 @@ def run(
 def _compare(bundle: Bundle, precision: str) -> PrecisionReport:
     import onnx_ir
 
+    from glip_export.graphs.contracts import GRAPHS
     from glip_export.graphs.precision import convert
     from glip_export.parity.precision_check import check_precision
 

@@ -1,0 +1,46 @@
+"""Bars for work on many pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from glip_export.cli.console import console
+
+
+def pictures_progress() -> Progress:
+    """Bars that tell pictures, pictures per second, and the time that is left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def progress_bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
+    """A new bar, as the `progress` of `evaluate_coco`."""
+    task = progress.add_task(name, total=total)
+    begun = False
+
+    def tell(done: int) -> None:
+        nonlocal begun
+        if begun:
+            progress.update(task, completed=done)
+        else:  # what a journal held is no measure of speed
+            progress.reset(task, completed=done)
+        begun = True
+
+    return tell
+
+
+class _Speed(ProgressColumn):
+    """Pictures per second of this run."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f} pictures/s")
