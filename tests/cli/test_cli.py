@@ -17,7 +17,7 @@ from pretend_builder import Pretend
 
 from glip_export.cli import main
 
-CAT = Path(__file__).parents[1] / "glip_export" / "data" / "pictures" / "cat.jpg"
+CAT = Path(__file__).parents[2] / "glip_export" / "data" / "pictures" / "cat.jpg"
 
 
 class Bomb:
