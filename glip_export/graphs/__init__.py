@@ -1,1 +1,1 @@
-"""The three graphs: their contract, their export to ONNX."""
+"""The three graphs: their contract, their export to ONNX, their precisions."""
