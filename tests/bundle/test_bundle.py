@@ -15,49 +15,14 @@ from typing import Any
 
 import pytest
 
-from glip_export.bundle import Bundle, Graph, Weights, newest_bundle, write_manifest
+from glip_export.bundle import Bundle, Graph, newest_bundle, write_manifest
 from glip_export.bundle import bundle as bundle_module
 from glip_export.bundle.files import atomic_directory
-from glip_export.config import DetectionConfig, GlipConfig, ImageConfig
 from glip_export.errors import BundleError
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 
-CONFIG = GlipConfig(
-    name="tiny", image=ImageConfig(min_size=96, std=(1.0, 2.0, 3.0)), detection=DetectionConfig(score_agg="MAX")
-)
-WEIGHTS = Weights("/models/glip tiny.pth", hashlib.sha256(b"weights").hexdigest())
-
-
-def graph(name: str, data_file: str | None = None) -> bytes:
-    """An ONNX file that adds 1024 weights, its own or those of an external file."""
-    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[1024])
-    if data_file is None:
-        weights.raw_data = bytes(4096)
-    else:
-        weights.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", data_file), ("offset", "0"), ("length", "4096")):
-            weights.external_data.add(key=key, value=value)
-    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1024]) for n in "xy")
-    body = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], name, [x], [y], [weights])
-    opset = onnx.helper.make_opsetid("", 20)
-    content: bytes = onnx.helper.make_model(body, opset_imports=[opset], ir_version=10).SerializeToString()
-    return content
-
-
-def fill(folder: Path, **changes: Any) -> Bundle:
-    """Write a bundle of two graphs, one with external data, and an engine in a subfolder."""
-    (folder / "engines").mkdir(parents=True, exist_ok=True)
-    (folder / "text_encoder.onnx").write_bytes(graph("text_encoder"))
-    (folder / "fusion_head.onnx").write_bytes(graph("fusion_head", "fusion_head.onnx.data"))
-    (folder / "fusion_head.onnx.data").write_bytes(bytes(range(256)) * 16)
-    (folder / "engines" / "fp16.engine").write_bytes(b"engine")
-    graphs = [
-        Graph("text_encoder", "text_encoder.onnx", opset=20, nodes=1, parameters=1024, seconds=0.5),
-        Graph("fusion_head", "fusion_head.onnx", opset=20, nodes=1, parameters=1024, seconds=1.25),
-    ]
-    fields: dict[str, Any] = {"name": "glip_tiny", "config": CONFIG, "weights": WEIGHTS, "graphs": graphs}
-    return write_manifest(folder, **{**fields, **changes})
+from small_bundle import CONFIG, WEIGHTS, fill, graph
 
 
 @pytest.fixture
@@ -408,7 +373,8 @@ def test_a_damaged_folder_can_be_left_out_and_made_again(folder: Path) -> None:
 EXPORT_AND_DIE = """
 import os, signal, sys
 sys.path[:0] = [sys.argv[2]]
-from test_bundle import atomic_directory, fill
+from glip_export.bundle.files import atomic_directory
+from small_bundle import fill
 with atomic_directory(sys.argv[1]) as folder:
     fill(folder)  # even the manifest is there already
     os.kill(os.getpid(), signal.SIGKILL)
@@ -418,7 +384,7 @@ with atomic_directory(sys.argv[1]) as folder:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_export_leaves_nothing_that_opens(tmp_path: Path) -> None:
     target = tmp_path / "engines" / "glip_tiny"
-    command = [sys.executable, "-c", EXPORT_AND_DIE, str(target), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", EXPORT_AND_DIE, str(target), str(Path(__file__).parents[1])]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     refuse(target, "no bundle at")
     (leftover,) = target.parent.iterdir()
@@ -437,6 +403,6 @@ def test_a_killed_second_export_leaves_the_first(tmp_path: Path) -> None:
     target = tmp_path / "glip_tiny"
     with atomic_directory(target) as folder:
         fill(folder, name="the first")
-    command = [sys.executable, "-c", EXPORT_AND_DIE, str(target), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", EXPORT_AND_DIE, str(target), str(Path(__file__).parents[1])]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert Bundle.open(target).name == "the first"

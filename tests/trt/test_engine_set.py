@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_bundle import fill
+from small_bundle import fill
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BundleError
