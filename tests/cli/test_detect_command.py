@@ -1,0 +1,78 @@
+"""glip-export detect: what it writes, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import CAT, refused
+from PIL import Image
+
+
+def test_detect_writes_pictures_and_json(glip_export, tmp_path: Path, tiny_bundle: Path) -> None:
+    code, out, _ = glip_export(
+        "detect",
+        CAT,
+        "--prompt",
+        "cat. remote control",
+        "--bundle",
+        tiny_bundle,
+        "--output",
+        "out",
+        "--json",
+        "out.json",
+        "--html",
+        "out.html",
+    )
+    assert code == 0 and "cat.jpg" in out and "out.html" in out
+    assert (tmp_path / "out.html").read_text(encoding="utf-8").count("<figure") == 1
+    with Image.open(CAT) as given, Image.open(tmp_path / "out" / "cat.png") as drawn:
+        assert drawn.size == given.size
+    document = json.loads((tmp_path / "out.json").read_text())
+    (result,) = document["results"]
+    assert document["prompt"] == "cat. remote control" and result["file"] == str(CAT)
+    boxes = np.array([detection["box"] for detection in result["detections"]])
+    assert len(boxes) > 10 and {d["name"] for d in result["detections"]} <= {"cat", "remote control"}
+    assert (boxes >= 0).all() and (boxes[:, 2] <= given.width).all()
+
+
+def test_detect_takes_the_newest_bundle(glip_export, tmp_path: Path, tiny_bundle: Path) -> None:
+    refused(glip_export("detect", CAT, "--prompt", "cat"), "glip-export onnx")
+    (tmp_path / "engines").mkdir()
+    shutil.copytree(tiny_bundle, tmp_path / "engines" / "tiny")
+    assert glip_export("detect", CAT, "--prompt", "cat")[0] == 0
+    assert glip_export("info")[0] == 0
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(CAT.read_bytes()[:5000])
+
+
+def one_pixel(path: Path) -> None:
+    Image.new("RGB", (1, 1)).save(path, "PNG")
+
+
+def bomb(path: Path) -> None:
+    Image.new("1", (30000, 30000)).save(path, "PNG")
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("no picture"), truncated, one_pixel, bomb, Path.mkdir])
+def test_detect_refuses_bad_pictures(glip_export, tmp_path: Path, tiny_bundle: Path, make) -> None:
+    make(tmp_path / "bad.png")
+    refused(glip_export("detect", CAT, "bad.png", "--prompt", "cat", "--bundle", tiny_bundle), "bad.png")
+    assert not (tmp_path / "detections").exists()
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", ". . .", "..."])
+def test_detect_refuses_empty_prompts(glip_export, tiny_bundle: Path, prompt: str) -> None:
+    refused(glip_export("detect", CAT, "--prompt", prompt, "--bundle", tiny_bundle), "prompt")
+
+
+def test_unknown_words_and_backends(glip_export, tiny_bundle: Path) -> None:
+    refused(glip_export("detect", CAT, "--prompt", "cat", "--bundle", tiny_bundle, "--backend", "tpu"), "tpu")
+    code, _, err = glip_export("detect", CAT)
+    assert code == 2 and "--prompt" in err
+    assert glip_export("export")[0] == 2
