@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ MAX_CHARACTERS = 1_000_000
 SPECIAL_TOKENS = 2  # [CLS] and [SEP]
 
 Span = tuple[int, int]  # characters of the caption, end exclusive
+
+
+class Words(NamedTuple):
+    """How a name stands in the caption: only the tokens of `name` are its class's."""
+
+    prefix: str
+    name: str
+    suffix: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +47,16 @@ class TokenizedChunk:
 class Prompt:
     """What to detect: the names in order (their index is the label), or the phrases of one caption.
 
-    `caption` and `spans` are set for phrase grounding only. Equal prompts are equal keys; `key` is stable across
-    processes. Raises PromptError where the prompt cannot be used with any model.
+    `caption` and `spans` are set for phrase grounding only, `words` where a name is asked for by other words than its
+    own, and `unscored` for words at the end of every caption that are no name's. Equal prompts are equal keys; `key` is
+    stable across processes. Raises PromptError where the prompt cannot be used with any model.
     """
 
     names: tuple[str, ...]
     caption: str | None = None
     spans: tuple[tuple[Span, ...], ...] | None = None
+    words: tuple[Words, ...] | None = None
+    unscored: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, value: str | Sequence[str] | Prompt) -> Prompt:
@@ -71,6 +83,21 @@ class Prompt:
         parsed = tuple(_parse_spans(entry, caption) for entry in spans)
         return cls(tuple(" ".join(caption[start:end] for start, end in entry) for entry in parsed), caption, parsed)
 
+    @classmethod
+    def from_words(
+        cls,
+        words: Sequence[tuple[str, str, str]],
+        names: Sequence[str] | None = None,
+        unscored: Sequence[str] = (),
+    ) -> Prompt:
+        """(prefix, name, suffix) of each class: ("there are some ", "holes", " on the road"), scored on the name alone.
+
+        names: what the classes are called in the results, by default the names that are asked for. Nothing is cleaned:
+        the caption is the words as they are, the separator between (GLIP: DATASETS.CAPTION_PROMPT).
+        """
+        parsed = tuple(_checked_words(entry) for entry in words)
+        return cls(tuple(names or (entry.name for entry in parsed)), words=parsed, unscored=tuple(unscored))
+
     def __post_init__(self) -> None:
         if (self.caption is None) != (self.spans is None):
             raise PromptError("a prompt with a caption needs the spans of its phrases, and the other way round")
@@ -80,15 +107,28 @@ class Prompt:
             raise PromptError('the prompt is empty: give names, such as "cat. remote control"')
         if len(self.names) > MAX_NAMES:
             raise PromptError(f"the prompt has {len(self.names)} names; at most {MAX_NAMES} are accepted")
-        _check_length(sum(len(_checked_text(name)) for name in self.names) + len(self.caption or ""))
-        for index, name in enumerate(self.names):
+        if self.caption is not None and (self.words is not None or self.unscored):
+            raise PromptError("a prompt with a caption has its words there; it takes no others")
+        if self.words is not None and len(self.words) != len(self.names):
+            raise PromptError(f"the prompt has {len(self.names)} names but words for {len(self.words)}")
+        texts = [*self.names, *(text for entry in self.words or () for text in entry), *self.unscored]
+        _check_length(sum(len(_checked_text(text)) for text in texts) + len(self.caption or ""))
+        for index, name in enumerate(self.asked):
             if not name.strip(". \t\r\n"):
                 raise PromptError(f"name {index + 1} of the prompt is empty: {_quote(name)} holds no word")
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """The words that each name is scored on."""
+        return self.names if self.words is None else tuple(entry.name for entry in self.words)
+
+    @property
     def key(self) -> str:
         """SHA-256 of the prompt, the same in every process."""
-        return hashlib.sha256(json.dumps([self.names, self.caption, self.spans]).encode()).hexdigest()
+        parts: list[object] = [self.names, self.caption, self.spans]
+        if self.words is not None or self.unscored:
+            parts += [self.words, self.unscored]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def chunks(self, max_query_len: int = 256, separator: str = ". ", chunk: int = -1) -> tuple[TokenizedChunk, ...]:
         """The prompt as captions of at most `max_query_len` tokens, [CLS] and [SEP] included.
@@ -99,9 +139,13 @@ class Prompt:
         """
         if self.caption is not None and self.spans is not None:
             return (_tokenize(self.caption, self.spans, self.names, 0, max_query_len),)
-        size = chunk if chunk > 0 else len(self.names)
-        blocks = ((first, self.names[first : first + size]) for first in range(0, len(self.names), size))
-        return tuple(part for first, names in blocks for part in _split_to_fit(names, first, max_query_len, separator))
+        words = self.words or tuple(Words("", name, "") for name in self.names)
+        tail = "".join(separator + text for text in self.unscored)
+        size = chunk if chunk > 0 else len(words)
+        blocks = ((first, words[first : first + size]) for first in range(0, len(words), size))
+        return tuple(
+            part for first, block in blocks for part in _split_to_fit(block, first, max_query_len, separator, tail)
+        )
 
 
 def clean_name(name: str) -> str:
@@ -132,29 +176,35 @@ def tokenizer() -> BertWordPieceTokenizer:
     return BertWordPieceTokenizer({word: index for index, word in enumerate(words)}, lowercase=True)
 
 
-def _split_to_fit(names: tuple[str, ...], first: int, max_query_len: int, separator: str) -> Iterator[TokenizedChunk]:
-    """Chunks that take names in order while their caption fits."""
+def _split_to_fit(
+    words: tuple[Words, ...], first: int, max_query_len: int, separator: str, tail: str
+) -> Iterator[TokenizedChunk]:
+    """Chunks that take names in order while their caption fits; `tail` ends every caption."""
     # A stop ends a word for WordPiece, so a caption's length is the sum of its parts' and one pass over the names is
     # enough to find where to cut.
-    lengths = [_count_tokens(name) for name in names]
+    lengths = [_count_tokens("".join(entry)) for entry in words]
     gap = _count_tokens(separator)
+    ends = SPECIAL_TOKENS + _count_tokens(tail)
     start = 0
-    while start < len(names):
-        stop, total = start + 1, SPECIAL_TOKENS + lengths[start]
-        while stop < len(names) and total + gap + lengths[stop] <= max_query_len:
+    while start < len(words):
+        stop, total = start + 1, ends + lengths[start]
+        while stop < len(words) and total + gap + lengths[stop] <= max_query_len:
             total += gap + lengths[stop]
             stop += 1
-        part = names[start:stop]
-        yield _tokenize(separator.join(part), _name_spans(part, separator), part, first + start, max_query_len)
+        part = words[start:stop]
+        caption = separator.join("".join(entry) for entry in part) + tail
+        names = [entry.name for entry in part]
+        yield _tokenize(caption, _name_spans(part, separator), names, first + start, max_query_len)
         start = stop
 
 
-def _name_spans(names: Sequence[str], separator: str) -> Iterator[tuple[Span]]:
+def _name_spans(words: Sequence[Words], separator: str) -> Iterator[tuple[Span]]:
     """The characters of each name in the joined caption."""
     start = 0
-    for name in names:
+    for prefix, name, suffix in words:
+        start += len(prefix)
         yield ((start, start + len(name)),)
-        start += len(name) + len(separator)
+        start += len(name) + len(suffix) + len(separator)
 
 
 def _tokenize(
@@ -207,6 +257,12 @@ def _parse_spans(entry: Span | Sequence[Span], caption: str) -> tuple[Span, ...]
 
 def _is_pair(entry: object) -> bool:
     return isinstance(entry, Sequence) and len(entry) == 2 and all(isinstance(place, Integral) for place in entry)
+
+
+def _checked_words(entry: Sequence[str]) -> Words:
+    if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != len(Words._fields):
+        raise PromptError(f"the words of a class are (prefix, name, suffix), not {_quote(entry)}")
+    return Words(*entry)
 
 
 def _checked_text(text: object) -> str:
