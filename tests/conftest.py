@@ -85,7 +85,8 @@ def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # the same for all workers of this run
     bundle = shared / name
-    with FileLock(shared / f"{name}.lock"):
+    # A worker that crashes leaves no lock behind; one that hangs is ended before this runs out, with its test's name.
+    with FileLock(shared / f"{name}.lock", timeout=1800):
         if not bundle.exists():
             export_onnx(load(), bundle)
     return bundle
