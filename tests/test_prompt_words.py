@@ -22,7 +22,7 @@ def tokens(chunks: tuple[TokenizedChunk, ...]) -> list[dict[str, list[int]]]:
     ]
 
 
-# Chunks of words are asked for wrongly in the original: tests/evaluation/test_caption_prompt.py has those.
+# Chunks of words are asked for wrongly in the original: tests/evaluation/test_task_prompts.py has those.
 WORDED = [case for case in CASES if case["caption_prompt"] and case["use_caption_prompt"]]
 
 

@@ -12,14 +12,18 @@ from glip_export.config.glip_config import (
     config_to_dict,
 )
 from glip_export.config.load import load_config
+from glip_export.config.task import CaptionWords, TaskCategory, TaskConfig
 
 __all__ = [
     "BertConfig",
+    "CaptionWords",
     "DetectionConfig",
     "GlipConfig",
     "HeadConfig",
     "ImageConfig",
     "SwinConfig",
+    "TaskCategory",
+    "TaskConfig",
     "TextConfig",
     "config_from_dict",
     "config_to_dict",

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from glip_export.config.bert import BertConfig
-from glip_export.config.restore import restore
+from glip_export.config.restore import ADDED, restore
+from glip_export.config.task import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class DetectionConfig:
     anchor_strides: tuple[int, ...] = (8, 16, 32, 64, 128)  # MODEL.RPN.ANCHOR_STRIDE, pixels
     chunk: int = -1  # TEST.CHUNKED_EVALUATION: names a caption, -1 for as many as fit
     batch_size: int = 1  # TEST.IMS_PER_BATCH
+    # TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM: names that a prompt may have, -1 for any number
+    most_names: int = field(default=-1, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class GlipConfig:
     swin: SwinConfig = field(default_factory=SwinConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
+    task: TaskConfig = field(default_factory=TaskConfig, metadata=ADDED)
 
 
 def config_to_dict(config: GlipConfig) -> dict[str, Any]:
@@ -95,6 +99,6 @@ def config_to_dict(config: GlipConfig) -> dict[str, Any]:
 def config_from_dict(data: Mapping[str, Any]) -> GlipConfig:
     """What `config_to_dict` wrote, through JSON or not.
 
-    Raises ConfigError if a field is unknown, missing or of the wrong type.
+    Raises ConfigError if a field is unknown, of the wrong type, or missing though earlier versions had it.
     """
     return restore(GlipConfig, data, "manifest's configuration: ", "")

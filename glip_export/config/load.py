@@ -9,6 +9,7 @@ from glip_export.config.bert import BertConfig, read_bert_config
 from glip_export.config.glip_config import DetectionConfig, GlipConfig, HeadConfig, ImageConfig, SwinConfig, TextConfig
 from glip_export.config.published import identify, official_values
 from glip_export.config.supported import check_supported
+from glip_export.config.task import read_task
 from glip_export.config.yacs import Values, layer, parse_overrides, read_yaml
 from glip_export.errors import ConfigError
 
@@ -94,5 +95,7 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
             anchor_strides=values[model + "RPN.ANCHOR_STRIDE"],
             chunk=values["TEST.CHUNKED_EVALUATION"],
             batch_size=values["TEST.IMS_PER_BATCH"],
+            most_names=values["TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM"],
         ),
+        task=read_task(values),
     )

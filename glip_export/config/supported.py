@@ -1,9 +1,6 @@
 """What of the official configuration is rebuilt here: one table of values, one of numbers, one of relations.
 
-Keys that are in no table touch training, evaluation or other models, and are accepted as they are. So are three that
-look as if they mattered but that the original never reads in this network: GROUP_NORM.EPSILON (DyConv's GroupNorm is
-built with PyTorch's 1e-5), FUSE_CONFIG.USE_LAYER_SCALE (MHA-B always scales) and LANGUAGE_BACKBONE.PAD_MAX (padded
-tokens are never read). FUSE_CONFIG.MLM_LOSS adds a training head; the original's evaluation turns it off.
+What is in none of them has no influence here: keys.py says of every official key what becomes of it, and why.
 """
 
 from __future__ import annotations
@@ -115,6 +112,13 @@ RULES = (
     Rule(f"{LANGUAGE}.MASK_SPECIAL", (False,), "[CLS] and [SEP] are attended"),
     Rule("GLIPKNOW.PARALLEL_LANGUAGE_INPUT", (False,), "every prompt is one caption, not one caption a class"),
     Rule("DATASETS.ONE_HOT", (False,), "classes are words of a caption, not one-hot tokens"),
+    Rule("DATASETS.CLASS_AGNOSTIC", (False,), "objects are evaluated by their class"),
+    Rule("DATASETS.GENERAL_COPY_TEST", (-1,), "an evaluation takes every picture once"),
+    Rule(
+        "SOLVER.TUNING_HIGHLEVEL_OVERRIDE",
+        (None, "full", "linear_prob", "language_prompt_v1", "language_prompt_v3"),
+        "it turns on prompt tuning's linear layer, which is not rebuilt",
+    ),
     *(Rule(f"{DYHEAD}.{name}", (True,), DYCONV) for name in ("USE_GN", "USE_DYRELU", "USE_DFCONV", "USE_DYFUSE")),
     Rule(f"{DYHEAD}.CONV_FUNC", ("",), DYCONV),
     Rule(f"{DYHEAD}.GROUPS", (1,), DYCONV),
@@ -143,6 +147,8 @@ RULES = (
     Rule(f"{RPN}.FORCE_BOXES", (False,), "boxes are detected, not given"),
     Rule("INPUT.FIX_RES", (False,), "pictures keep their aspect ratio"),
     Rule("INPUT.FORMAT", ("", "bgr255"), "the order and range of colours follow INPUT.TO_BGR255"),
+    Rule("TEST.EVAL_TASK", ("", "detection"), "data sets are asked for their categories, not for their sentences"),
+    Rule("TEST.SUBSET", (-1,), "an evaluation is cut short by --limit, which counts pictures, not batches"),
     Rule("TEST.USE_MULTISCALE", (False,), "pictures are seen at one scale"),
     Rule("TEST.SPECIAL_NMS", ("none",), "only plain non-maximum suppression is rebuilt"),
 )
@@ -163,7 +169,6 @@ NUMBERS = (
     Number(f"{LANGUAGE}.N_LAYERS"),
     Number(f"{DYHEAD}.CHANNELS", low=4),  # DyReLU squeezes by 4
     Number(f"{DYHEAD}.NUM_CONVS"),
-    Number(f"{DYHEAD}.NUM_CLASSES", low=2),
     Number("MODEL.GROUP_NORM.NUM_GROUPS"),
     Number(f"{RPN}.ANCHOR_SIZES", low=0, count=5, whole=False, above=True),
     Number(f"{RPN}.ANCHOR_STRIDE", count=5),
@@ -173,6 +178,7 @@ NUMBERS = (
     Number(f"{ATSS}.DETECTIONS_PER_IMG"),
     Number("TEST.CHUNKED_EVALUATION", low=-1),
     Number("TEST.IMS_PER_BATCH"),
+    Number("TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM", low=-1),
 )
 
 
@@ -240,6 +246,11 @@ RELATIONS = (
         ("TEST.CHUNKED_EVALUATION",),
         lambda v, bert: v["TEST.CHUNKED_EVALUATION"] != 0,
         "it is names a caption, or -1 for as many as fit",
+    ),
+    Relation(
+        ("TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM",),
+        lambda v, bert: v["TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM"] != 0,
+        "it is the names that a prompt may have, or -1 for any number",
     ),
     Relation(("DATASETS.SEPARATION_TOKENS",), lambda v, bert: v["DATASETS.SEPARATION_TOKENS"] != "", "names need one"),
 )

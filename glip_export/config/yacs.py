@@ -57,19 +57,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises ConfigError, naming the file, if it is missing, not text, not YAML, or has no sections.
     """
-    try:
-        import yaml  # in the extra `export`: the runtime does without
-    except ImportError as error:
-        raise ConfigError("reading a YAML configuration needs PyYAML: pip install 'glip-export[export]'") from error
-    text = read_small_text(path, "configuration")
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {_yaml_problem(error)}") from error
+    document = read_small_yaml(path, "configuration")
     if not isinstance(document, dict):
         what = "is empty" if document is None else f"holds a {type(document).__name__}, not sections"
         raise ConfigError(f"{path}: {what}; give an official YAML such as glip_Swin_T_O365_GoldG.yaml")
     return dict(_flatten(document, "", path))
+
+
+def read_small_yaml(path: Path, what: str) -> Any:
+    """What a YAML file holds. Raises ConfigError, naming the file, if it is missing, not text or not YAML."""
+    try:
+        import yaml  # in the extra `export`: the runtime does without
+    except ImportError as error:
+        raise ConfigError("reading a YAML configuration needs PyYAML: pip install 'glip-export[export]'") from error
+    text = read_small_text(path, what)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {_yaml_problem(error)}") from error
 
 
 def read_small_text(path: Path, what: str) -> str:

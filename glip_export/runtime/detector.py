@@ -11,7 +11,7 @@ import numpy as np
 
 from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
-from glip_export.errors import GlipExportError
+from glip_export.errors import GlipExportError, PromptError
 from glip_export.image import ImageBatch, Picture, load_image, preprocess, restore_boxes
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
@@ -105,8 +105,16 @@ class Detector:
         return self._detect_chunks(encoded, prompt, self.chunks(prompt, chunk))
 
     def chunks(self, prompt: Prompt, chunk: int | None = None) -> tuple[TokenizedChunk, ...]:
-        """The prompt as captions that the text encoder holds, chunk names in each; None takes the configuration's."""
-        text = self.config.text
+        """The prompt as captions that the text encoder holds, chunk names in each; None takes the configuration's.
+
+        Raises PromptError, also where the configuration allows fewer names (the original fails beyond).
+        """
+        text, most = self.config.text, self.config.detection.most_names
+        if 0 < most < len(prompt.names):
+            raise PromptError(
+                f"the prompt has {len(prompt.names)} names, but the model's configuration has room for {most} "
+                f"(TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM)"
+            )
         names_a_caption = self.config.detection.chunk if chunk is None else chunk
         return prompt.chunks(text.max_query_len, text.separator, names_a_caption)
 

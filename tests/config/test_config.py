@@ -234,6 +234,10 @@ WRONG_VALUES = {
     "MODEL.RPN.ANCHOR_SHIFT": "(0.0, 0.5, 0.0, 0.0)",
     "INPUT.FORMAT": "rgb",
     "TEST.SPECIAL_NMS": "soft-nms",
+    "TEST.EVAL_TASK": "grounding",
+    "TEST.SUBSET": "10",
+    "DATASETS.GENERAL_COPY_TEST": "4",
+    "SOLVER.TUNING_HIGHLEVEL_OVERRIDE": "language_prompt_v2",
 }
 
 
