@@ -13,6 +13,7 @@ from PIL import Image
 from glip_export.errors import ImageError, PromptError
 from glip_export.image import Picture, load_image
 from glip_export.results.drawing import draw_boxes
+from glip_export.results.nms import kept_over_all_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,15 @@ class Detections:
     def above(self, threshold: float) -> Detections:
         """Those that score at least `threshold`."""
         keep = self.scores >= threshold
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+
+    def class_agnostic_nms(self, iou_threshold: float) -> Detections:
+        """Of boxes that overlap by more than iou_threshold, whatever their names, the one that scores best.
+
+        IoU with 1 added to widths and heights, as the original counts, in the picture's own pixels; of equal scores
+        the smaller index stays.
+        """
+        keep = kept_over_all_classes(self.boxes, self.scores, iou_threshold)
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
 
     def to_dict(self) -> dict[str, Any]:

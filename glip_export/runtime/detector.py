@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,14 @@ class EncodedImages:
     features: Pyramid
     sizes: I64  # (B, 2), h and w of each resized picture
     originals: I64  # (B, 2), h and w of each picture as given
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """A prompt with its captions."""
+
+    prompt: Prompt
+    chunks: tuple[TokenizedChunk, ...]
 
 
 class Detector:
@@ -63,23 +71,27 @@ class Detector:
     def detect(
         self,
         images: Sequence[Picture],
-        prompt: str | Sequence[str] | Prompt,
+        prompt: str | Sequence[str] | Prompt | Sequence[Prompt],
         batch_size: int | None = None,
         chunk: int | None = None,
+        *,
+        class_agnostic_nms: bool = False,
     ) -> list[Detections]:
         """Detections of each picture, boxes in the picture's own pixels, scores falling.
 
         images: paths, PIL images or uint8 arrays (H, W, 3), run as ONE batch padded together as the original does
         (padding changes results), or in batches of batch_size. prompt: "cat. remote control", a list of names, or a
-        Prompt; one too long for the text encoder is split into captions over the same image features. chunk: names a
-        caption (GLIP's TEST.CHUNKED_EVALUATION); None takes the configuration's. Raises ImageError and PromptError.
+        Prompt; or a list of Prompt, one a picture. One too long for the text encoder is split into captions over the
+        same image features. chunk: names a caption (GLIP's TEST.CHUNKED_EVALUATION); None takes the configuration's.
+        class_agnostic_nms: of boxes that overlap, whatever their names, only the best stays: after the model's own NMS
+        of each class one over all, at its threshold (MODEL.ATSS.NMS_TH). Raises ImageError and PromptError.
         """
         if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
             raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
         if batch_size is not None and batch_size < 1:
             raise GlipExportError(f"batch_size is {batch_size}; it is 1 or more")
-        prompt = Prompt.of(prompt)
-        chunks = self.chunks(prompt, chunk)  # a prompt that cannot be used is told before any picture is read
+        # A prompt that cannot be used is told before any picture is read.
+        tokenized = _of_each(prompt, len(images), lambda one: _Tokenized(one, self.chunks(one, chunk)))
         size = batch_size or max(len(images), 1)
         batches = [images[start : start + size] for start in range(0, len(images), size)]
         results: list[Detections] = []
@@ -88,8 +100,11 @@ class Detector:
             prepared = ahead or self._preprocess(batch)
             encoded = EncodedImages(self.session.vision_backbone(prepared.images), prepared.sizes, prepared.originals)
             ahead = self._prefetch(batches[number + 1]) if number + 1 < len(batches) else None
-            results += self._detect_chunks(encoded, prompt, chunks)
+            done = number * size
+            results += self._detect_each(encoded, tokenized[done : done + len(batch)])
             del encoded  # its memory is for the next batch
+        if class_agnostic_nms:
+            results = [found.class_agnostic_nms(self.config.detection.nms_threshold) for found in results]
         return results
 
     def encode_images(self, images: Sequence[Picture]) -> EncodedImages:
@@ -102,7 +117,7 @@ class Detector:
     ) -> list[Detections]:
         """As `detect`, on pictures that were encoded before."""
         prompt = Prompt.of(prompt)
-        return self._detect_chunks(encoded, prompt, self.chunks(prompt, chunk))
+        return self._detect_chunks(encoded, _Tokenized(prompt, self.chunks(prompt, chunk)))
 
     def chunks(self, prompt: Prompt, chunk: int | None = None) -> tuple[TokenizedChunk, ...]:
         """The prompt as captions that the text encoder holds, chunk names in each; None takes the configuration's.
@@ -140,12 +155,21 @@ class Detector:
         prefetch(batch.images)
         return batch
 
-    def _detect_chunks(
-        self, encoded: EncodedImages, prompt: Prompt, chunks: tuple[TokenizedChunk, ...]
-    ) -> list[Detections]:
+    def _detect_each(self, encoded: EncodedImages, prompts: Sequence[_Tokenized]) -> list[Detections]:
+        """A batch with the prompt of each picture; those that share one are run together."""
+        sharing: dict[Prompt, list[int]] = {}
+        for index, one in enumerate(prompts):
+            sharing.setdefault(one.prompt, []).append(index)
+        results: dict[int, Detections] = {}
+        for indices in sharing.values():
+            own = encoded if len(indices) == len(prompts) else _rows(encoded, indices)
+            results |= zip(indices, self._detect_chunks(own, prompts[indices[0]]), strict=True)
+        return [results[index] for index in range(len(prompts))]
+
+    def _detect_chunks(self, encoded: EncodedImages, prompt: _Tokenized) -> list[Detections]:
         parts: list[list[Detections]] = [[] for _ in encoded.sizes]
-        for chunk in chunks:
-            names = prompt.names[chunk.first : chunk.first + len(chunk.class_tokens)]
+        for chunk in prompt.chunks:
+            names = prompt.prompt.names[chunk.first : chunk.first + len(chunk.class_tokens)]
             for part, detections in zip(parts, self._detect_chunk(encoded, chunk, names), strict=True):
                 part.append(detections)
         return [concatenate(part) for part in parts]
@@ -178,6 +202,30 @@ def picture_detections(
         classes=names,
         image_size=_pair(original),
     )
+
+
+def _of_each(
+    prompt: str | Sequence[str] | Prompt | Sequence[Prompt], pictures: int, tokenize: Callable[[Prompt], _Tokenized]
+) -> list[_Tokenized]:
+    """The prompt of each picture, equal ones tokenized once."""
+    if not isinstance(prompt, Sequence) or not prompt or not all(isinstance(one, Prompt) for one in prompt):
+        return [tokenize(Prompt.of(prompt))] * pictures  # type: ignore[arg-type]
+    if len(prompt) != pictures:
+        raise PromptError(
+            f"{len(prompt)} prompts are given for {pictures} picture(s): give one for each, or one Prompt"
+        )
+    known: dict[Prompt, _Tokenized] = {}
+    for one in prompt:
+        assert isinstance(one, Prompt)
+        if one not in known:
+            known[one] = tokenize(one)
+    return [known[one] for one in prompt]  # type: ignore[index]
+
+
+def _rows(encoded: EncodedImages, indices: Sequence[int]) -> EncodedImages:
+    """Some of a batch's pictures; features of a GPU come to the host."""
+    p3, p4, p5, p6, p7 = (np.ascontiguousarray(np.asarray(level)[indices]) for level in encoded.features)
+    return EncodedImages((p3, p4, p5, p6, p7), encoded.sizes[indices], encoded.originals[indices])
 
 
 def _pair(size: I64) -> tuple[int, int]:

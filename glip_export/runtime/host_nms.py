@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from glip_export.results.nms import overlaps
+
 
 def finish(
     boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float, detections: int
@@ -50,15 +52,5 @@ def _kept(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_thresho
         if alive[rank]:
             kept.append(rank)
             rivals = by_class[place[rank] + 1 : end[rank]]
-            alive[rivals[_overlaps(boxes[rank], boxes[rivals], iou_threshold)]] = False
+            alive[rivals[overlaps(boxes[rank], boxes[rivals], iou_threshold)]] = False
     return order[kept]
-
-
-def _overlaps(box: np.ndarray, others: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Whether the IoU of (4,) with each of (n, 4) is over the threshold, in float32 as the graphs compute it."""
-    sizes, others_sizes = box[2:] - box[:2] + 1, others[:, 2:] - others[:, :2] + 1
-    overlap = np.maximum(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + 1, 0)
-    intersection = overlap[:, 0] * overlap[:, 1]
-    union = sizes[0] * sizes[1] + others_sizes[:, 0] * others_sizes[:, 1] - intersection
-    with np.errstate(divide="ignore", invalid="ignore"):  # boxes of no area
-        return intersection / union > np.float32(iou_threshold)

@@ -40,6 +40,15 @@ def test_names_length_and_threshold() -> None:
     assert found.above(0.95).boxes.shape == (0, 4)
 
 
+def test_class_agnostic_nms_keeps_the_best_of_any_name() -> None:
+    boxes: list[list[float]] = [[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 4], [0, 0, 9, 5], [20, 20, 29, 29]]
+    found = detections(boxes, (0.5, 0.5, 0.4, 0.3, 0.2), (1, 0, 0, 1, 0)).class_agnostic_nms(0.5)
+    # Of equal scores the smaller index; half of the box, 1 added to each side, is not over 0.5 and six tenths are.
+    assert found.boxes.tolist() == [boxes[0], boxes[2], boxes[4]]
+    assert found.labels.tolist() == [1, 0, 0] and found.classes == ("cat", "remote control")
+    assert len(detections(BOXES[:0], (), ()).class_agnostic_nms(0.5)) == 0
+
+
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="boxes"):
         detections(scores=(0.9, 0.6))

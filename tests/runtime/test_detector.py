@@ -90,6 +90,73 @@ def test_encoded_images_take_many_prompts(detector: Detector, pictures: list[np.
             np.testing.assert_array_equal(one.scores, other.scores)
 
 
+def test_a_prompt_for_each_picture(detector: Detector, pictures: list[np.ndarray]) -> None:
+    p, q = Prompt.of("person. bicycle"), Prompt.from_spans("a hair drier on a chair", [(0, 12)])
+    alone = {prompt: detector.detect(pictures, prompt) for prompt in (p, q)}
+    for prompts in ([p, q], (q, p), [p, Prompt.of(["person", "bicycle"])]):
+        found = detector.detect(pictures, prompts)
+        assert [one.classes for one in found] == [prompt.names for prompt in prompts]
+        for index, (one, prompt) in enumerate(zip(found, prompts, strict=True)):
+            expected = alone[prompt][index]  # padded together with the other picture, as here
+            np.testing.assert_allclose(one.scores, expected.scores, atol=1e-5)
+            # torch sums in another order for another number of pictures: near-equal scores change places.
+            np.testing.assert_array_equal(np.sort(one.labels), np.sort(expected.labels))
+            np.testing.assert_allclose(np.sort(one.boxes, axis=0), np.sort(expected.boxes, axis=0), atol=1e-2)
+            if getattr(detector.session, "one_by_one", False):
+                np.testing.assert_array_equal(one.boxes, expected.boxes)
+
+
+def test_a_prompt_for_each_picture_in_batches(detector: Detector, pictures: list[np.ndarray]) -> None:
+    p, q = Prompt.of("person. bicycle"), Prompt.of("traffic light")
+    found = detector.detect([*pictures, pictures[0]], [p, q, q], batch_size=2)
+    expected = [detector.detect(pictures, p)[0], detector.detect(pictures, q)[1], detector.detect(pictures[:1], q)[0]]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+def test_as_many_prompts_as_pictures(detector: Detector, pictures: list[np.ndarray]) -> None:
+    prompts = [Prompt.of("person")] * 3
+    with pytest.raises(PromptError, match=r"3 prompts are given for 2 picture\(s\)"):
+        detector.detect(pictures, prompts)
+    with pytest.raises(PromptError):
+        detector.detect(pictures, [Prompt.of("person"), "bicycle"])  # type: ignore[list-item]
+    with pytest.raises(PromptError, match="empty"):
+        detector.detect(pictures, [])
+    assert detector.detect(pictures, ["person", "bicycle"])[0].classes == ("person", "bicycle")  # names, for both
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_class_agnostic_nms(detector: Detector, pictures: list[np.ndarray], chunk: int | None) -> None:
+    names = ["person", "bicycle", "a person", "traffic light"]
+    plain = detector.detect(pictures, names, chunk=chunk)
+    for before, after in zip(
+        plain, detector.detect(pictures, names, chunk=chunk, class_agnostic_nms=True), strict=True
+    ):
+        expected = best_of_overlapping(before.boxes, before.scores, detector.config.detection.nms_threshold)
+        assert 0 < len(expected) < len(before)
+        np.testing.assert_array_equal(after.boxes, before.boxes[expected])
+        np.testing.assert_array_equal(after.scores, before.scores[expected])
+        np.testing.assert_array_equal(after.labels, before.labels[expected])
+
+
+def best_of_overlapping(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
+    """Indices that stay, best first: the plainest form."""
+    kept: list[int] = []
+    for index in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
+        if all(iou(boxes[index], boxes[other]) <= threshold for other in kept):
+            kept.append(index)
+    return kept
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    """With 1 added to widths and heights."""
+    w = min(one[2], other[2]) - max(one[0], other[0]) + 1
+    h = min(one[3], other[3]) - max(one[1], other[1]) + 1
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (one, other)]
+    shared = max(w, 0) * max(h, 0)
+    return shared / (areas[0] + areas[1] - shared)
+
+
 def test_phrase_grounding(detector: Detector, pictures: list[np.ndarray]) -> None:
     text = "a person near a bicycle"
     prompt = Prompt.from_spans(text, [(0, 8), (14, 23)])
