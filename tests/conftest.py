@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,5 +92,42 @@ def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest
     # A worker that crashes leaves no lock behind; one that hangs is ended before this runs out, with its test's name.
     with FileLock(shared / f"{name}.lock", timeout=1800):
         if not bundle.exists():
-            export_onnx(load(), bundle)
+            kept = _kept_export(name)
+            if kept is not None and kept.exists():
+                shutil.copytree(kept, bundle)
+            else:
+                export_onnx(load(), bundle)
+                if kept is not None:
+                    _keep(bundle, kept)
     return bundle
+
+
+def _kept_export(name: str) -> Path | None:
+    """Where this very export is kept between runs on a developer's machine; None in CI, which exports anew."""
+    from glip_export.bundle.files import user_cache
+
+    folder = None if os.environ.get("CI") else user_cache("tests")
+    if folder is None:
+        return None
+    package = Path(__file__).parents[1] / "glip_export"
+    made_by = [package / "checkpoint.py", DEMO / "glip_demo.safetensors", DATA / "oracle" / "tiny" / "weights.pth"]
+    made_by += [
+        file for room in ("bundle", "config", "graphs", "model", "data") for file in (package / room).glob("*.*")
+    ]
+    versions = [f"{module} {version(module)}" for module in ("torch", "onnx", "onnxscript")]
+    key = hashlib.sha256(f"{package} {versions}".encode())  # a bundle remembers where its checkpoint is
+    for file in sorted(made_by):
+        key.update(file.read_bytes())
+    return folder / f"{name}-{key.hexdigest()[:16]}"
+
+
+def _keep(bundle: Path, kept: Path) -> None:
+    """Copies it into the cache, whole or not at all; the oldest of the same name go."""
+    partial = kept.with_name(f"{kept.name}.{os.getpid()}")
+    shutil.copytree(bundle, partial)
+    with contextlib.suppress(OSError):  # another run was quicker
+        partial.rename(kept)
+    shutil.rmtree(partial, ignore_errors=True)
+    others = sorted(kept.parent.glob(f"{bundle.name}-*"), key=lambda path: path.stat().st_mtime)
+    for old in others[:-8]:
+        shutil.rmtree(old, ignore_errors=True)
