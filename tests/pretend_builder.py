@@ -28,9 +28,13 @@ class Pretend:
         self.asked: list[Job] = []
         self.fails = ""
         monkeypatch.setattr(build_module, "run_builder", self)
-        monkeypatch.setattr(build_module, "choose_flavor", lambda word: "tensorrt_rtx" if word == "auto" else word)
+        monkeypatch.setattr(build_module, "choose_flavor", self.choose)
         monkeypatch.setattr(build_module, "load_flavor", lambda name: Flavor(name, VERSIONS[name], ModuleType(name)))
         monkeypatch.setattr(build_module, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9"))
+
+    def choose(self, word: str, targets: tuple[str, ...] = ()) -> str:
+        """choose_flavor where all is installed and no GPU minds."""
+        return "tensorrt_rtx" if word == "auto" else word
 
     def __call__(self, job: Job, say: Callable[[str], None]) -> dict[str, Any]:
         self.asked.append(job)

@@ -10,6 +10,7 @@ from rich.table import Table
 from glip_export.cli.console import megabytes
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.trt.engine_set import EngineSet
+from glip_export.trt.gpus import engine_targets, targets_words
 from glip_export.trt.recipe import AXES
 
 # The axes that a recipe has, and P3's, which are an eighth of the picture's.
@@ -50,10 +51,11 @@ def engine_table(engines: EngineSet) -> Table:
 
 
 def _gpus(engines: EngineSet) -> str:
-    if engines.gpu is not None:
-        return engines.gpu["name"]
-    capabilities = engines.recipe.get("compute_capabilities")
-    return f"compute capability {', '.join(map(str, capabilities))}" if capabilities else "GPUs from Ampere on"
+    targets = targets_words(engine_targets(engines.flavor, engines.recipe, engines.gpu))
+    if engines.gpu is None:
+        return targets
+    wider = engines.recipe.get("hardware", "this_gpu") != "this_gpu"
+    return f"{targets} (built on {engines.gpu['name']})" if wider else engines.gpu["name"]
 
 
 def _sum(amounts: Sequence[Mapping[str, float]]) -> Counter[str]:

@@ -28,6 +28,7 @@ def run(path: Path, json: Path | None) -> None:
     from glip_export.cli.engine_table import engine_table
     from glip_export.graphs.contracts import GRAPHS
     from glip_export.trt.engine_set import engine_sets
+    from glip_export.trt.gpus import engine_targets
 
     bundle = Bundle.open(path)
     facts = Table.grid(padding=(0, 2))
@@ -65,6 +66,11 @@ def run(path: Path, json: Path | None) -> None:
     for engines in sets:
         console.print(engine_table(engines))
     if json is not None:
-        contents = {**manifest_to_json(bundle), "engines": {engines.folder.name: engines.to_json() for engines in sets}}
+        targets = {engines.folder.name: engine_targets(engines.flavor, engines.recipe, engines.gpu) for engines in sets}
+        engines_json = {
+            engines.folder.name: {**engines.to_json(), "compute_capabilities": targets[engines.folder.name]}
+            for engines in sets
+        }
+        contents = {**manifest_to_json(bundle), "engines": engines_json}
         atomic_write_text(json, json_module.dumps(contents, indent=2) + "\n")
         console.print(f"Wrote {json}")

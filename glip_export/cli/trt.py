@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from glip_export.cli.console import console
 from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
 from glip_export.errors import BackendError, GlipExportError
+from glip_export.trt.gpus import RTX_DEFAULT, engine_targets, owners, rtx_summary, targets_words
 
 if TYPE_CHECKING:
     from glip_export.bundle import Bundle
@@ -31,7 +32,8 @@ def trt(
         str,
         typer.Option(
             help="tensorrt builds on the GPU that it builds for; tensorrt_rtx (TensorRT for RTX) builds without one, "
-            "for Ampere and later; auto takes the first that works here."
+            f"for {targets_words(RTX_DEFAULT)}. {'. '.join(owners())}. "
+            "auto: tensorrt where it and a GPU are there, else tensorrt_rtx, but not for a GPU that it may not serve."
         ),
     ] = "auto",
     deform_conv: Annotated[
@@ -97,6 +99,10 @@ def run(
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task(f"reading {path}")
         plan = plan_build(path, flavor, precision, deform_conv=deform_conv, nms=nms, recipe=recipe)
+        if plan.flavor.name == "tensorrt_rtx":
+            progress.console.print(rtx_summary(plan.recipe.compute_capabilities), markup=False, soft_wrap=True)
+        if plan.doubt:
+            progress.console.print(f"Mind: {plan.doubt}", markup=False, soft_wrap=True)
         report = None
         if check and plan.missing and precision != "fp32":
             progress.update(task, description=f"comparing {precision} with fp32 on the CPU")
@@ -119,6 +125,7 @@ def run(
         console.print(f"Nothing to build: {engines.folder} is of this bundle, recipe and version", soft_wrap=True)
     if json is not None:
         facts = {**engines.to_json(), "folder": str(engines.folder), "built": engines.built}
+        facts["compute_capabilities"] = engine_targets(engines.flavor, engines.recipe, engines.gpu)
         facts["check"] = None if report is None else report.line()
         atomic_write_text(json, json_module.dumps(facts, indent=1) + "\n")
         console.print(f"Wrote {json}", soft_wrap=True)

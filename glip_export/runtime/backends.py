@@ -13,6 +13,7 @@ from pathlib import Path
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.runtime.session import Session
+from glip_export.trt.gpus import rtx_serves
 
 AUTO = "auto"
 
@@ -121,13 +122,17 @@ def _tensorrt_usable(bundle: Bundle | None, flavor: str = "tensorrt") -> tuple[s
         driver_module()
     except BackendError:
         return ()
-    if not is_installed(flavor) or find_gpu() is None:
+    gpu = find_gpu()
+    if not is_installed(flavor) or gpu is None:
         return ()
     if bundle is None:
-        return ("",)
-    from glip_export.runtime.tensorrt_session import built_precisions
+        return ("",) if flavor != "tensorrt_rtx" or rtx_serves(gpu) else ()
+    from glip_export.runtime.tensorrt_session import built_precisions, named_targets
 
-    return built_precisions(bundle, flavor)
+    built = built_precisions(bundle, flavor)
+    if flavor != "tensorrt_rtx":
+        return built
+    return tuple(word for word in built if rtx_serves(gpu, named_targets(bundle, flavor, word)))
 
 
 def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -14,6 +15,9 @@ from glip_export.errors import BackendError
 from glip_export.runtime.cache import cache_folder, graphs_key
 from glip_export.runtime.session import one_line
 from glip_export.trt.flavor import find_gpu, is_installed
+from glip_export.trt.gpus import RTX_DEFAULT, cuda_doubt, cuda_serves, rtx_doubt, rtx_refusal, rtx_serves, targets_words
+
+log = logging.getLogger(__name__)
 
 CPU, CUDA, TENSORRT, RTX = "cpu", "cuda", "tensorrt", "rtx"
 PROVIDERS = {
@@ -27,21 +31,24 @@ _RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"  # a provider that is loaded int
 _NEEDS = {
     CUDA: "it needs CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'",
     TENSORRT: "it needs TensorRT beside CUDA and cuDNN: pip install tensorrt 'onnxruntime-gpu[cuda,cudnn]'",
-    RTX: "it needs an NVIDIA GPU of compute capability 8.0 or more, and its driver",
+    RTX: f"it needs an NVIDIA GPU of {targets_words(RTX_DEFAULT)}, and its driver",
 }
 
 
 def usable_providers() -> tuple[str, ...]:
-    """The words whose providers are installed, cpu first; those of the GPU only where there is one."""
-    available = onnxruntime.get_available_providers()
-    words = [word for word in (CUDA, TENSORRT) if PROVIDERS[word] in available and find_gpu() is not None]
-    if find_gpu() is not None and is_installed(_RTX_PACKAGE):
+    """The words whose providers are installed, cpu first; those of the GPU only where there is one that they serve."""
+    available, gpu = onnxruntime.get_available_providers(), find_gpu()
+    if gpu is None:
+        return (CPU,)
+    # tensorrt leaves to cuda what it does not take
+    words = [word for word in (CUDA, TENSORRT) if PROVIDERS[word] in available and cuda_serves(gpu)]
+    if rtx_serves(gpu) and is_installed(_RTX_PACKAGE):
         words.append(RTX)
     return (CPU, *words)
 
 
 def has_cuda() -> bool:
-    """Whether ONNX Runtime was built for CUDA and the driver finds a device; the provider's name alone says neither."""
+    """Whether ONNX Runtime was built for CUDA and the driver finds a device that it serves; its name says neither."""
     return CUDA in usable_providers()
 
 
@@ -49,8 +56,10 @@ def configure(word: str, options: Any, bundle: Bundle) -> list[Any]:
     """Readies SessionOptions for a provider; returns what InferenceSession takes as `providers`.
 
     TensorRT's engines and RTX's kernels are kept in the bundle's cache folder. Raises BackendError, with what to
-    install, if the provider is not there.
+    install, if the provider is not there, or what else to use on a GPU that it cannot serve.
     """
+    if word != CPU:
+        _check_gpu(word)
     if word == RTX:
         options.add_provider_for_devices(_rtx_devices()[:1], _cache_options(word, bundle))
         return []
@@ -74,6 +83,17 @@ def check_active(word: str, active: Sequence[str]) -> None:
             f"ONNX Runtime {onnxruntime.__version__} did not load its {PROVIDERS[word]}; {_NEEDS.get(word, '')}; "
             "onnxruntime:cpu runs without"
         )
+
+
+def _check_gpu(word: str) -> None:
+    """Raises BackendError for a GPU that the provider has no code for; logs a warning of one that it may not serve."""
+    gpu = find_gpu()
+    if gpu is None:
+        return
+    if word == RTX and (why_not := rtx_refusal(gpu)):
+        raise BackendError(why_not)
+    if doubt := rtx_doubt(gpu) if word == RTX else cuda_doubt(gpu):
+        log.warning(doubt)
 
 
 def _options(word: str, bundle: Bundle) -> dict[str, str]:

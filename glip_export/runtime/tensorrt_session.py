@@ -7,13 +7,14 @@ copied while this one is computed (`prefetch`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from glip_export.bundle import Bundle
-from glip_export.errors import BackendError
+from glip_export.errors import BackendError, BundleError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, GraphSpec
 from glip_export.runtime.cache import cache_folder
 from glip_export.runtime.cuda.arrays import stream_handle
@@ -26,6 +27,10 @@ from glip_export.runtime.cuda.profiles import Range
 from glip_export.runtime.cuda.staging import OutputStaging
 from glip_export.runtime.session import F32, GraphSession
 from glip_export.trt.engine_set import ENGINES_JSON, PRECISIONS, EngineSet, folder_name, read_engine_set
+from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, find_gpu
+from glip_export.trt.gpus import Gpu, engine_targets, rtx_doubt, rtx_refusal, rtx_serves
+
+log = logging.getLogger(__name__)
 
 CUDA_GRAPHS = 8  # kept of each engine; one takes some megabytes
 _CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")  # outputs of engines without NMS
@@ -60,10 +65,12 @@ class TensorRtSession(GraphSession):
         cuda_graphs: how many of each engine are kept, 0 for none. driver: for tests. Raises BackendError.
         """
         engines = open_engine_set(bundle, flavor, precision)
+        self._driver = driver = driver or CudaDriver(device)
+        self._gpu = Gpu(driver.name, "{}.{}".format(*driver.compute_capability))
+        _check_gpu(engines, self._gpu)
         self.precision = engines.precision
         self.name = f"{flavor}:{self.precision}"
         self._bundle = bundle
-        self._driver = driver = driver or CudaDriver(device)
         with driver.active():
             self.stream = driver.new_stream() if stream is None else stream_handle(stream)
             self._pool = Pool(driver)
@@ -102,8 +109,8 @@ class TensorRtSession(GraphSession):
     def describe(self) -> dict[str, Any]:
         """What a report says of the session: the GPU, the library, memory and CUDA graphs."""
         return {
-            "gpu": self._driver.name,
-            "compute_capability": "{}.{}".format(*self._driver.compute_capability),
+            "gpu": self._gpu.name,
+            "compute_capability": self._gpu.compute_capability,
             "library": self._library.title,
             "precision": self.precision,
             "device_memory_mb": self._pool.allocated / 1e6,
@@ -124,9 +131,9 @@ class TensorRtSession(GraphSession):
 
     def _load(self, spec: GraphSpec, engines: EngineSet, graphs: int) -> EngineRunner:
         entry = engines.graphs[spec.name]
-        gpu = f"{self._driver.name} (compute capability {'{}.{}'.format(*self._driver.compute_capability)})"
-        rebuild = build_command(self._bundle, engines.flavor, engines.precision)
-        data = self._library.load(spec.name, engines, gpu, rebuild)
+        served = engines.flavor != TENSORRT_RTX or rtx_serves(self._gpu)
+        rebuild = build_command(self._bundle, engines.flavor if served else TENSORRT, engines.precision)
+        data = self._library.load(spec.name, engines, str(self._gpu), rebuild)
         profiles = [_ranges(profile) for profile in entry.profiles]
         return EngineRunner(self._library, data, spec, profiles, self._pool, self._workspace, graphs, rebuild)
 
@@ -152,10 +159,13 @@ class TensorRtSession(GraphSession):
 def open_engine_set(bundle: Bundle, flavor: str, precision: str = "") -> EngineSet:
     """The engines of a bundle; precision "" takes the first of PRECISIONS that is built.
 
-    Raises BackendError, with the command that builds them, if there are none.
+    Raises BackendError, with the command that builds them, if there are none; or with what this GPU runs, if not those.
     """
     built = built_precisions(bundle, flavor)
     if not built or (precision and precision not in built):
+        gpu = find_gpu() if flavor == TENSORRT_RTX else None
+        if gpu is not None and (why_not := rtx_refusal(gpu)):
+            raise BackendError(why_not)
         command = build_command(bundle, flavor, precision or PRECISIONS[0])
         others = f" (it has {', '.join(built)})" if built else ""
         raise BackendError(
@@ -170,9 +180,27 @@ def built_precisions(bundle: Bundle, flavor: str) -> tuple[str, ...]:
     return tuple(word for word in PRECISIONS if f"{folder_name(flavor, word)}/{ENGINES_JSON}" in bundle.files)
 
 
+def named_targets(bundle: Bundle, flavor: str, precision: str) -> tuple[str, ...]:
+    """The compute capabilities that the recipe of these engines names; () also where they cannot be read."""
+    try:
+        return tuple(map(str, read_engine_set(bundle, flavor, precision).recipe.get("compute_capabilities", ())))
+    except BundleError:
+        return ()
+
+
 def build_command(bundle: Bundle, flavor: str, precision: str) -> str:
     """What a user types to have such engines."""
     return f"glip-export trt {bundle.path} --{precision} --flavor {flavor}"
+
+
+def _check_gpu(engines: EngineSet, gpu: Gpu) -> None:
+    """Raises BackendError, with what can, for a GPU that RTX cannot serve; logs a warning of one that it may not."""
+    if engines.flavor != TENSORRT_RTX:
+        return
+    if why_not := rtx_refusal(gpu, engine_targets(engines.flavor, engines.recipe, engines.gpu)):
+        raise BackendError(why_not)
+    if doubt := rtx_doubt(gpu):
+        log.warning(doubt)
 
 
 def _load_library(bundle: Bundle, engines: EngineSet) -> Library:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -23,15 +24,18 @@ from glip_export.trt.builder import Job
 from glip_export.trt.builder_process import run_builder
 from glip_export.trt.engine_set import ENGINES_JSON, PRECISIONS, Engine, EngineSet, folder_name, read_engine_set
 from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, Flavor, choose_flavor, find_gpu, load_flavor
+from glip_export.trt.gpus import check_targets, rtx_doubt, rtx_serves
 from glip_export.trt.lowering import DEFORM_CONV_FORMS, NMS_FORMS
-from glip_export.trt.recipe import Recipe, recipe_for
+from glip_export.trt.recipe import Recipe, read_named, recipe_for
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 UNFINISHED = ".unfinished"  # an engine's suffix until all three are there: a killed build leaves no *.engine
 # Sources that shape no engine; all others of graphs/ and trt/ are part of every key.
 _NOT_IN_KEYS = {
-    "build.py", "builder_process.py", "emulation.py", "engine_set.py", "export.py", "flavor.py", "kernels.py",
-    "launches.py", "multiply_adds.py", "nvrtc.py", "recipe.py", "type_shares.py",
+    "build.py", "builder_process.py", "emulation.py", "engine_set.py", "export.py", "flavor.py", "gpus.py",
+    "kernels.py", "launches.py", "multiply_adds.py", "nvrtc.py", "recipe.py", "type_shares.py",
 }  # fmt: skip
 
 
@@ -51,9 +55,13 @@ def build_engines(
     the candidates and the runtime finishes. recipe: a YAML file, a shipped recipe's name, or the one that fits.
     An engine that is there already, of the same graph, recipe, options and versions, stays; `EngineSet.built` names
     those that did not. progress is called with what begins. Nothing changes if a build fails or is stopped. Raises
-    BundleError for the bundle, BackendError where TensorRT is missing or fails, GlipExportError for a wrong word.
+    BundleError for the bundle, BackendError where TensorRT is missing, fails or does not serve this GPU,
+    GlipExportError for a wrong word. A doubt (`BuildPlan.doubt`) is logged as a warning.
     """
-    return plan_build(bundle, flavor, precision, deform_conv=deform_conv, nms=nms, recipe=recipe).build(progress)
+    plan = plan_build(bundle, flavor, precision, deform_conv=deform_conv, nms=nms, recipe=recipe)
+    if plan.doubt:
+        log.warning(plan.doubt)
+    return plan.build(progress)
 
 
 def plan_build(
@@ -73,18 +81,21 @@ def plan_build(
     ):
         if value not in words:
             raise GlipExportError(f"there is no {word} {value!r}: choose {' or '.join(words)}")
-    chosen = load_flavor(choose_flavor(flavor))
+    named = None if recipe is None else read_named(recipe)
+    chosen = load_flavor(choose_flavor(flavor, named.compute_capabilities if named else ()))
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     opened = Bundle.open(path, verify=not isinstance(bundle, Bundle), without=folder_name(chosen.name, precision))
     if opened.precision != "fp32":
         raise BundleError(f"{path} is {opened.precision}; engines are built from an fp32 bundle")
-    made_by = recipe_for(opened.config, opened.image_size, recipe)
+    made_by = recipe_for(opened.config, opened.image_size, named)
     _check_buildable(made_by, chosen)
     jobs = {graph: _job(opened, graph, chosen, precision, deform_conv, nms, made_by) for graph in GRAPHS}
     keys = {graph: _key(opened, job, chosen) for graph, job in jobs.items()}
     old = _old_set(path, chosen.name, precision)
     missing = tuple(graph for graph in GRAPHS if old is None or not _is_same(old, graph, keys[graph]))
-    return BuildPlan(opened, chosen, precision, deform_conv, nms, made_by, jobs, keys, old, missing)
+    return BuildPlan(
+        opened, chosen, precision, deform_conv, nms, made_by, jobs, keys, old, missing, _doubt(made_by, chosen)
+    )
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ class BuildPlan:
     keys: dict[str, str]
     old: EngineSet | None  # what is there
     missing: tuple[str, ...]  # the graphs that have to be built
+    doubt: str | None = None  # whether the engines will run on this machine's GPU, in a line
 
     def build(self, progress: Progress | None = None) -> EngineSet:
         """Builds what is missing, and puts the new set in the place of the old when all of it is there."""
@@ -204,7 +216,7 @@ def _passes() -> str:
 
 
 def _gpu(flavor: Flavor) -> dict[str, str] | None:
-    """The GPU that tensorrt builds for; RTX builds for any."""
+    """The GPU that tensorrt builds for; RTX builds for those of its recipe, whatever is here."""
     gpu = find_gpu() if flavor.name == TENSORRT else None
     return None if gpu is None else dataclasses.asdict(gpu)
 
@@ -229,7 +241,19 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def _doubt(recipe: Recipe, flavor: Flavor) -> str | None:
+    gpu = find_gpu() if flavor.name == TENSORRT_RTX else None
+    if gpu is None or rtx_serves(gpu, recipe.compute_capabilities):
+        return None
+    targets = recipe.compute_capabilities
+    if targets and gpu.compute_capability not in targets:
+        return f"these engines are for compute capability {', '.join(targets)}, not for this {gpu}"
+    return rtx_doubt(gpu)
+
+
 def _check_buildable(recipe: Recipe, flavor: Flavor) -> None:
+    if flavor.name == TENSORRT_RTX and (wrong := check_targets(recipe.compute_capabilities)):
+        raise GlipExportError(f"recipe {recipe.name}: compute_capabilities: {wrong}")
     needs_gpu = [name for name in ("refit", "strip_weights") if getattr(recipe, name)]
     if flavor.name == TENSORRT_RTX and needs_gpu and find_gpu() is None:
         raise BackendError(

@@ -14,6 +14,7 @@ import ctypes
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -22,20 +23,13 @@ from pathlib import Path
 from types import ModuleType
 
 from glip_export.errors import BackendError
+from glip_export.trt.gpus import Gpu, rtx_doubt, rtx_refusal, rtx_serves
 
 AUTO, TENSORRT, TENSORRT_RTX = "auto", "tensorrt", "tensorrt_rtx"
 FLAVORS = (TENSORRT, TENSORRT_RTX)
 INSTALL = {TENSORRT: "pip install tensorrt", TENSORRT_RTX: "pip install tensorrt-rtx==1.7.1.116"}
 OLDEST_TENSORRT = (10, 8)
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The first CUDA device that the driver finds."""
-
-    name: str
-    compute_capability: str  # 8.6
 
 
 @dataclass(frozen=True)
@@ -47,30 +41,43 @@ class Flavor:
     module: ModuleType
 
 
-def choose_flavor(word: str = AUTO) -> str:
+def choose_flavor(word: str = AUTO, targets: Sequence[str] = ()) -> str:
     """The flavor that a word means; auto is tensorrt where it is installed and a GPU works, else tensorrt_rtx.
 
-    Raises BackendError, with the command that installs it, if it is not installed; also for tensorrt without a GPU.
+    Not where the GPU is one that tensorrt_rtx is not sure to serve: auto does not take it then, and by name it is
+    refused where the GPU cannot run its engines. targets: the compute capabilities that a recipe names; engines for
+    other GPUs than this one are built by who names those. Raises BackendError, with what to do, also for what is not
+    installed, and for tensorrt without a GPU.
     """
     if word == AUTO:
-        if is_installed(TENSORRT) and find_gpu() is not None:
-            return TENSORRT
-        if is_installed(TENSORRT_RTX):
-            return TENSORRT_RTX
-        raise BackendError(
-            f"no TensorRT is installed: {INSTALL[TENSORRT_RTX]} builds engines even without a GPU; "
-            f"{INSTALL[TENSORRT]} needs the GPU that they are for"
-        )
+        return _first_that_serves(targets)
     if word not in FLAVORS:
         raise BackendError(f"there is no flavor {word!r}: choose {', '.join((AUTO, *FLAVORS))}")
+    gpu = find_gpu()
+    if word == TENSORRT_RTX and gpu is not None and not targets and (why_not := rtx_refusal(gpu)):
+        raise BackendError(f"{why_not}; to build for other GPUs name them, as compute_capabilities in --recipe")
     if not is_installed(word):
         raise BackendError(f"{word} is not installed: {INSTALL[word]}")
-    if word == TENSORRT and find_gpu() is None:
+    if word == TENSORRT and gpu is None:
         raise BackendError(
             "tensorrt builds on the GPU that its engines are for, and no GPU works here; "
             "--flavor tensorrt_rtx builds without one"
         )
     return word
+
+
+def _first_that_serves(targets: Sequence[str]) -> str:
+    gpu = find_gpu()
+    if gpu is not None and is_installed(TENSORRT):
+        return TENSORRT
+    if gpu is not None and not targets and not rtx_serves(gpu):
+        raise BackendError(f"{rtx_refusal(gpu) or rtx_doubt(gpu)}; tensorrt is not installed: {INSTALL[TENSORRT]}")
+    if is_installed(TENSORRT_RTX):
+        return TENSORRT_RTX
+    raise BackendError(
+        f"no TensorRT is installed: {INSTALL[TENSORRT_RTX]} builds engines even without a GPU; "
+        f"{INSTALL[TENSORRT]} needs the GPU that they are for"
+    )
 
 
 @cache

@@ -13,6 +13,7 @@ from glip_export.config import GlipConfig
 from glip_export.config.yacs import read_small_text, show
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import STRIDE, GraphSpec, fixed_axes, pyramid_axes
+from glip_export.trt.gpus import check_targets
 
 AXES = {"B": "pictures", "H": "pixels", "W": "pixels", "T": "tokens", "K": "classes"}
 HARDWARE = ("this_gpu", "same_compute_capability", "ampere_plus")
@@ -95,7 +96,7 @@ def recipe_for(
         name = "glip_l" if config.swin.embed_dim >= LARGE_EMBED_DIM else "glip_t"
         chosen = read_recipe(_shipped("static_800x1216" if image_size else name))
         return _fitted(chosen, image_size, tokens)
-    chosen = recipe if isinstance(recipe, Recipe) else read_recipe(_find(recipe))
+    chosen = read_named(recipe)
     for profile in chosen.profiles:
         if profile.T.max > tokens:
             raise GlipExportError(
@@ -108,6 +109,11 @@ def recipe_for(
                 f"write H: {height} and W: {width} in its profiles, or leave --recipe out"
             )
     return chosen
+
+
+def read_named(recipe: Recipe | Path | str) -> Recipe:
+    """The recipe that was given as itself, a file or a shipped one's name; raises GlipExportError."""
+    return recipe if isinstance(recipe, Recipe) else read_recipe(_find(recipe))
 
 
 def read_recipe(path: Path | str) -> Recipe:
@@ -230,7 +236,9 @@ def _capabilities(value: Any, where: str) -> tuple[str, ...]:
     words = [str(item) for item in value] if isinstance(value, list) else [""]
     if not all(re.fullmatch(r"\d{1,2}\.\d", word) for word in words):
         raise GlipExportError(f"{where} is a list such as [8.6, 8.9], not {show(value)}")
-    return tuple(words)
+    if wrong := check_targets(words):
+        raise GlipExportError(f"{where}: {wrong}")
+    return tuple(dict.fromkeys(words))
 
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {

@@ -31,7 +31,7 @@ def test_trt_checks_builds_and_shows(glip_export, tmp_path: Path, tiny_bundle: P
     code, out, _ = glip_export("trt", "engines/tiny", "--fp32", "--nms", "host", "--flavor", "tensorrt")
     assert code == 0 and "on the CPU" not in out and "NVIDIA L4" in out  # fp32 has nothing to compare with
     code, out, _ = glip_export("info", "engines/tiny", "--json", "info.json")
-    assert code == 0 and "tensorrt_rtx 1.7.1.116, fp16, for GPUs from Ampere on" in out
+    assert code == 0 and "tensorrt_rtx 1.7.1.116, fp16, for compute capability 8.6, 8.9, 12.0 and 12.1;" in out
     assert "tensorrt 10.13.0, fp32, for NVIDIA L4; deform_conv plugin, nms host" in out
     assert sorted(json.loads((tmp_path / "info.json").read_text())["engines"]) == ["tensorrt-fp32", "tensorrt_rtx-fp16"]
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from glip_export.errors import BackendError
-from glip_export.runtime import backends
+from glip_export.runtime import backends, onnxruntime_providers, tensorrt_session
 from glip_export.runtime.backends import BACKENDS, available_backends, open_session
 from glip_export.trt import flavor
 
@@ -118,6 +118,43 @@ def test_tensorrt_is_for_bundles_with_engines_where_all_is_installed(
     worth_trying = dict(backends._FASTEST_FIRST)
     assert worth_trying["tensorrt"](bundle) is (missing == "nothing")
     assert not worth_trying["tensorrt_rtx"](bundle)
+
+
+@pytest.mark.parametrize("compute_capability", ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0", "13.0"])
+@pytest.mark.parametrize("installed", [("tensorrt",), ("tensorrt_rtx",), ("tensorrt", "tensorrt_rtx")])
+def test_auto_takes_no_library_that_lacks_code_for_the_gpu(
+    opened: list[tuple], monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], compute_capability: str
+) -> None:
+    """A bundle with engines of both, all of ONNX Runtime's providers installed."""
+    gpu = flavor.Gpu("a GPU", compute_capability)
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(bindings=SimpleNamespace(driver=None)))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(driver=None))
+    monkeypatch.setattr(flavor, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(flavor, "is_installed", lambda name: name in installed)
+    monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(onnxruntime_providers, "is_installed", lambda name: True)
+    gpu_providers = ["CUDAExecutionProvider", "TensorrtExecutionProvider"]
+    monkeypatch.setattr(onnxruntime_providers.onnxruntime, "get_available_providers", lambda: gpu_providers)
+    monkeypatch.setattr(tensorrt_session, "named_targets", lambda *_: ())
+    files = dict.fromkeys(("tensorrt-fp16/engines.json", "tensorrt_rtx-fp16/engines.json"))
+    bundle = SimpleNamespace(path=Path("engines/tiny"), files=files)
+    served_by_rtx = compute_capability in ("8.6", "8.9", "12.0")
+    served_by_cuda = compute_capability not in ("10.0", "13.0")
+    words = available_backends(bundle)
+    assert ("tensorrt_rtx:fp16" in words) == (served_by_rtx and "tensorrt_rtx" in installed)
+    assert ("onnxruntime:rtx" in words) == served_by_rtx
+    assert ("onnxruntime:tensorrt" in words) == served_by_cuda
+    open_session(bundle, "auto")
+    name, _, _, precision = opened[-1]
+    if "tensorrt" in installed:
+        assert name == "tensorrt"
+    elif served_by_rtx:
+        assert name == "tensorrt_rtx"
+    else:
+        assert (name, precision) == (("onnxruntime", "cuda") if served_by_cuda else ("openvino", ""))
+    monkeypatch.setattr(tensorrt_session, "named_targets", lambda *_: ("7.5",))  # as the T4's own recipe has it
+    words = available_backends(bundle)
+    assert ("tensorrt_rtx:fp16" in words) == (compute_capability == "7.5" and "tensorrt_rtx" in installed)
 
 
 @pytest.mark.parametrize(

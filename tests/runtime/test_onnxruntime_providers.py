@@ -120,5 +120,40 @@ def test_usable_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: Gpu("a GPU", "8.6"))
     monkeypatch.setattr(onnxruntime_providers, "is_installed", lambda name: True)
     assert usable_providers() == ("cpu", "cuda", "tensorrt", "rtx") and has_cuda()
+    served = {
+        "7.5": ("cuda", "tensorrt"),
+        "8.0": ("cuda", "tensorrt"),
+        "8.7": ("cuda", "tensorrt"),
+        "8.9": ("cuda", "tensorrt", "rtx"),
+        "9.0": ("cuda", "tensorrt"),
+        "10.0": (),
+        "12.0": ("cuda", "tensorrt", "rtx"),
+        "13.0": (),
+    }
+    for compute_capability, words in served.items():
+        gpu = Gpu("a GPU", compute_capability)
+        monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda gpu=gpu: gpu)
+        assert usable_providers() == ("cpu", *words), compute_capability
+        assert has_cuda() == bool(words)
+    monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: Gpu("a GPU", "8.6"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ALL[2:])
     assert usable_providers() == ("cpu", "rtx") and not has_cuda()
+
+
+def test_a_gpu_that_a_provider_does_not_serve_is_told(
+    bundle: Bundle, opened: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on(compute_capability: str) -> None:
+        monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: Gpu("this GPU", compute_capability))
+
+    on("9.0")
+    with pytest.raises(BackendError, match=r"^this GPU \(.* 9\.0\): .* no code for it: .*backend onnxruntime:cuda$"):
+        OnnxRuntimeSession(bundle, provider="rtx")
+    assert OnnxRuntimeSession(bundle).name == "onnxruntime:cuda" and not caplog.records
+    on("10.0")
+    assert OnnxRuntimeSession(bundle, provider="cpu").name == "onnxruntime" and not caplog.records
+    assert OnnxRuntimeSession(bundle, provider="cuda").name == "onnxruntime:cuda"  # somebody's own build
+    assert [record.message for record in caplog.records] == [
+        "this GPU (compute capability 10.0): the wheel onnxruntime-gpu has no machine code for it, only another build "
+        "may: use --flavor tensorrt"
+    ]

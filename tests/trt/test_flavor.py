@@ -61,6 +61,62 @@ def test_what_is_said_where_there_is_none(machine, installed: tuple[str, ...], w
     assert "\n" not in str(caught.value)
 
 
+H100, A100, T4 = Gpu("NVIDIA H100", "9.0"), Gpu("NVIDIA A100", "8.0"), Gpu("Tesla T4", "7.5")
+BOTH = ("tensorrt", "tensorrt_rtx")
+
+
+@pytest.mark.parametrize("compute_capability", ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0", "13.0"])
+def test_auto_takes_rtx_only_for_gpus_that_it_serves(machine, compute_capability: str) -> None:
+    gpu = Gpu("a GPU", compute_capability)
+    machine(*BOTH, gpu=gpu)
+    assert choose_flavor() == "tensorrt"
+    machine("tensorrt_rtx", gpu=gpu)
+    if compute_capability in ("8.6", "8.9", "12.0"):
+        assert choose_flavor() == "tensorrt_rtx"
+    else:
+        with pytest.raises(
+            BackendError, match=rf"a GPU \(compute capability {compute_capability}\).* --flavor tensorrt"
+        ):
+            choose_flavor()
+
+
+@pytest.mark.parametrize("installed", [BOTH, ("tensorrt_rtx",), ()])
+@pytest.mark.parametrize(
+    ("gpu", "message"),
+    [
+        (
+            H100,
+            r"NVIDIA H100 \(compute capability 9\.0\): TensorRT for RTX has no code for it: use --flavor tensorrt, or "
+            "backend onnxruntime:cuda; to build for other GPUs name them, as compute_capabilities in --recipe$",
+        ),
+        (
+            Gpu("Orin", "8.7"),
+            "no code for it: use --flavor tensorrt with JetPack's TensorRT, or backend onnxruntime:cuda;",
+        ),
+        (Gpu("NVIDIA B200", "10.0"), "no code for it: use --flavor tensorrt; to build"),
+        (Gpu("Tesla V100", "7.0"), "no code for it: use a backend for CPUs; to build"),
+        (T4, r"only with engines of a recipe that names it \(compute_capabilities: \[7\.5\]\): use --flavor tensorrt"),
+    ],
+)
+def test_rtx_by_name_is_refused_where_its_engines_cannot_run(
+    machine, installed: tuple[str, ...], gpu: Gpu, message: str
+) -> None:
+    """Before it is told to install what would not help."""
+    machine(*installed, gpu=gpu)
+    with pytest.raises(BackendError, match=message) as caught:
+        choose_flavor("tensorrt_rtx")
+    assert "\n" not in str(caught.value) and "pip install" not in str(caught.value)
+
+
+def test_rtx_by_name_is_taken_for_an_a100_and_for_named_targets(machine) -> None:
+    machine(*BOTH, gpu=A100)
+    assert choose_flavor("tensorrt_rtx") == "tensorrt_rtx"
+    machine("tensorrt_rtx", gpu=H100)
+    assert choose_flavor("tensorrt_rtx", ("8.9",)) == choose_flavor("auto", ("8.9",)) == "tensorrt_rtx"
+    with pytest.raises(BackendError, match=r"no code for it: .*; tensorrt is not installed: pip install tensorrt$"):
+        choose_flavor("auto")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

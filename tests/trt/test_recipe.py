@@ -123,6 +123,12 @@ def test_a_given_recipe_must_fit_the_bundle(tmp_path: Path) -> None:
         (GOOD + "hardware: any", "hardware is one of this_gpu, same_compute_capability, ampere_plus, not any"),
         (GOOD + "compute_capabilities: 86", r"compute_capabilities is a list such as \[8.6, 8.9\], not 86"),
         (GOOD + "compute_capabilities: [sm_86]", "compute_capabilities is a list such as"),
+        (
+            GOOD + "compute_capabilities: [8.6, 9.0]",
+            r"compute_capabilities: TensorRT for RTX has no code for 9\.0 \(H100, H200, GH200\), only for 7\.5, 8\.0",
+        ),
+        (GOOD + "compute_capabilities: [8.7]", r"has no code for 8\.7 \(Jetson Orin\)"),
+        (GOOD + "compute_capabilities: [13.0]", r"has no code for 13\.0, only for"),
     ],
 )
 def test_wrong_recipes_are_one_helpful_line(tmp_path: Path, text: str, message: str) -> None:

@@ -11,6 +11,7 @@ from glip_export.bundle.files import atomic_write_bytes
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.runtime.session import one_line
 from glip_export.trt.engine_set import EngineSet
+from glip_export.trt.gpus import engine_targets, targets_words
 
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 _MISFITS = {  # names of EngineInvalidityDiagnostics
@@ -122,7 +123,9 @@ def why_not_loaded(engines: EngineSet, installed: str, gpu: str, misfits: list[s
     if engines.version != installed and (not misfits or "VERSION_MISMATCH" in misfits):
         return f"it was built with version {engines.version}"
     if misfits:
-        return f"on {gpu} " + "; ".join(_MISFITS.get(name, name) for name in misfits)
+        made_for = f", but for {targets_words(engine_targets(engines.flavor, engines.recipe, engines.gpu))}"
+        told = {**_MISFITS, "UNSUPPORTED_CC": _MISFITS["UNSUPPORTED_CC"] + made_for}
+        return f"on {gpu} " + "; ".join(told.get(name, name) for name in misfits)
     if engines.gpu is not None and engines.gpu["name"] not in gpu:
         return f"it was built on {engines.gpu['name']}, this is {gpu}"
     return words or "no reason given"

@@ -14,6 +14,7 @@ from glip_export.runtime.cuda.library import Library, why_not_loaded
 from glip_export.trt.engine_set import Engine, EngineSet
 
 GPU = "NVIDIA B (compute capability 7.5)"
+FOR = "but for compute capability 8.6, 8.9, 12.0 and 12.1"
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def engines(tmp_path: Path) -> EngineSet:
     [
         ("1.8.0", [], None, "it was built with version 1.7.1"),
         ("1.8.0", ["VERSION_MISMATCH"], None, "it was built with version 1.7.1"),
-        ("1.8.0", ["UNSUPPORTED_CC"], None, f"on {GPU} it was not built for this GPU"),
+        ("1.8.0", ["UNSUPPORTED_CC"], None, f"on {GPU} it was not built for this GPU, {FOR}"),
         ("1.7.1", ["OLD_CUDA_DRIVER", "NEWER_WORD"], None, f"on {GPU} the NVIDIA driver is too old for it; NEWER_WORD"),
         ("1.7.1", [], "NVIDIA A", f"it was built on NVIDIA A, this is {GPU}"),
         ("1.7.1", [], "NVIDIA B", "magicTag failed"),
@@ -102,7 +103,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(engines: EngineSet, tmp_
 
 def test_an_engine_for_other_gpus(engines: EngineSet) -> None:
     library = Library(FakeRtx(works=False), "tensorrt_rtx")  # type: ignore[arg-type]
-    told = r"TensorRT for RTX 1.7.1 cannot load .*: on NVIDIA B .* was not built for this GPU; build it again with: g"
+    told = rf"RTX 1.7.1 cannot load .*: on NVIDIA B .* was not built for this GPU, {FOR}; build it again with: g"
     with pytest.raises(BackendError, match=told):
         library.load("text_encoder", engines, GPU, "glip-export trt b")
 
