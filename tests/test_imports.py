@@ -25,7 +25,7 @@ ROWS = (
     ("results", "bundle"),
     ("model", "image"),
     ("config", "prompt", "checkpoint"),
-    ("errors", "processes", "__init__"),
+    ("errors", "processes", "addresses", "__init__"),
 )
 FLOOR = {room: len(ROWS) - number for number, row in enumerate(ROWS) for room in row}
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())

@@ -77,7 +77,7 @@ class MlpOp(_KernelOp):
         self.set_output_type(0, Type.f32, PartialShape([*rows, self._attributes["width"]]))
 
     def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
-        x, *layers = (tensor.data for tensor in inputs)
+        x, *layers = map(_values, inputs)
         outputs[0].shape = [*x.shape[:-1], self._attributes["width"]]
         load_kernels().mlp(
             x,
@@ -127,7 +127,7 @@ class DyConvOp(_KernelOp):
 
     def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
         levels = int(self._attributes["levels"])
-        arrays = [tensor.data for tensor in inputs]
+        arrays = [_values(tensor) for tensor in inputs]
         maps, arrays = arrays[:levels], arrays[levels:]
         if self._attributes["maps_in"]:
             features = maps
@@ -166,7 +166,7 @@ class BiAttentionOp(_KernelOp):
             self.set_output_type(output, Type.f32, self.get_input_partial_shape(like))
 
     def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
-        image, keys, bias, values, mask = (tensor.data for tensor in inputs)
+        image, keys, bias, values, mask = map(_values, inputs)
         for tensor, like in zip(outputs, (keys, image), strict=True):
             tensor.shape = like.shape
         load_kernels().bi_attention(
@@ -248,6 +248,11 @@ def _dyconv_op(kernels: Kernels, module: DyConvModule, values: dict[str, Any], b
         threads=threads,
         **{f"epsilon{i}": convolution.epsilon for i, convolution in enumerate(module.convolutions)},
     )
+
+
+def _values(tensor: Any) -> NDArray:
+    """An input as the kernels take it: constants that OpenVINO read from its cache begin at any byte of the file."""
+    return np.require(tensor.data, requirements=["C", "A"])
 
 
 def _outputs(nodes: list[Any]) -> list[Any]:

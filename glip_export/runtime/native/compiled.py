@@ -1,0 +1,72 @@
+"""Compiles the kernels once for the very machine they run on, and keeps them in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+from glip_export.bundle.files import atomic_path, user_cache
+from glip_export.errors import BackendError
+from glip_export.runtime.native.kernels import Kernels
+
+SOURCES = ("vector.hpp", "product.hpp", "mlp.cpp", "dyconv.cpp", "bi_attention.cpp")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread")
+COMPILERS = ("c++", "g++", "clang++")
+COMPILE_SECONDS = 300
+
+
+@lru_cache(maxsize=1)
+def load_kernels() -> Kernels:
+    """The kernels, compiled if they are not yet in the user's cache.
+
+    Raises BackendError, with what to install, where there is no C++ compiler or nothing can be cached.
+    """
+    compiler = next(filter(None, map(shutil.which, (*filter(None, [os.environ.get("CXX")]), *COMPILERS))), None)
+    if compiler is None:
+        raise BackendError("no C++ compiler was found for the CPU kernels: install g++ or clang++, or name one in CXX")
+    folder = user_cache("native")
+    if folder is None:
+        raise BackendError("the CPU kernels need a cache folder that can be written: set XDG_CACHE_HOME")
+    here = Path(__file__).parent
+    key = hashlib.sha256(f"{_version(compiler)} {FLAGS} {_processor()}".encode())
+    for source in SOURCES:
+        key.update((here / source).read_bytes())
+    library = folder / f"kernels-{key.hexdigest()[:16]}.so"
+    if not library.exists():
+        with atomic_path(library) as temporary:
+            _compile(compiler, [here / source for source in SOURCES if source.endswith(".cpp")], temporary)
+    return Kernels(library)
+
+
+def _compile(compiler: str, sources: list[Path], target: Path) -> None:
+    command = [compiler, *FLAGS, *map(str, sources), "-o", str(target)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendError(f"{compiler} could not compile the CPU kernels: {error}") from error
+    if done.returncode:
+        line = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+        raise BackendError(f"{compiler} could not compile the CPU kernels: {line}")
+
+
+def _version(compiler: str) -> str:
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendError(f"{compiler} does not run: {error}") from error
+    return done.stdout
+
+
+def _processor() -> str:
+    """What this machine's processor is and can do: a home folder may be shared by several machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return platform.machine() + "".join(sorted(kept))
