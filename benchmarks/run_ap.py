@@ -72,6 +72,7 @@ def _evaluate(given: argparse.Namespace, bundle: Bundle, name: str) -> CocoRepor
     """Every backend on one set."""
     folder = given.scenes / name
     dataset = CocoDataset.read(folder / "annotations.json", folder / "images", given.limit)
+    dataset.check_annotated()
     results: dict[str, CocoResult] = {}
     with pictures_progress() as progress:
         for backend, opener in _openers(given, bundle).items():
@@ -125,9 +126,11 @@ def _facts(given: argparse.Namespace, bundle: Bundle, reports: dict[str, CocoRep
 
 def _set_facts(report: CocoReport) -> dict[str, Any]:
     backends = report.to_dict()["backends"]
+    allowed = {backend: _allowed(backend) for backend in backends if backend != REFERENCE}
+    too_far = report.too_far(allowed)
     for backend, found in backends.items():
-        found["allowed"] = None if backend == REFERENCE else _allowed(backend)
-        found["within"] = backend == REFERENCE or abs(found["differences"]["AP"] or 0) <= found["allowed"]
+        found["allowed"] = allowed.get(backend)
+        found["within"] = backend not in too_far
     return {
         "annotations_sha256": report.dataset.sha256,
         "pictures": len(report.dataset.images),

@@ -85,7 +85,10 @@ def _row(name: str, run: dict[str, Any]) -> Iterator[str]:
     ):  # fmt: skip
         yield "" if run[field] is None else format(run[field], form)
     agreement = run["agreement"]
-    yield "the reference" if agreement is None else "equal" if agreement["within_tolerance"] else "OUT OF TOLERANCE"
+    if agreement is not None and not agreement.get("compared_anything", True):
+        yield "nothing to compare"
+    else:
+        yield "the reference" if agreement is None else "equal" if agreement["within_tolerance"] else "OUT OF TOLERANCE"
 
 
 if __name__ == "__main__":

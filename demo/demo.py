@@ -23,6 +23,7 @@ from glip_export import Bundle, Detections, Detector
 from glip_export.bundle.files import atomic_path
 from glip_export.cli.console import console, run_app
 from glip_export.evaluation import CocoDataset, CocoResult, evaluate_coco
+from glip_export.evaluation.report import CocoReport
 from glip_export.image import load_image
 from glip_export.parity.cases import Case
 from glip_export.parity.ladder import ParityResult, climb_all
@@ -83,7 +84,7 @@ def main() -> None:
     picture = arguments.output / "demo.png"
     _draw(answers, picture)
     console.print(f"{time.monotonic() - started:.0f} s. Open [bold]{picture}[/]", soft_wrap=True)
-    sys.exit(0 if all(answer.passed for answer in answers) and _near(results, parity) else 1)
+    sys.exit(0 if all(answer.passed for answer in answers) and _near(dataset, results, parity) else 1)
 
 
 def _parity(detectors: dict[str, Detector], dataset: CocoDataset, tell: object) -> dict[str, ParityResult]:
@@ -130,13 +131,11 @@ def _iou(box: np.ndarray, other: list[float]) -> float:
     return both / (sum(areas) - both)
 
 
-def _near(results: dict[str, CocoResult], parity: dict[str, ParityResult]) -> bool:
-    first = results["torch"].scores.values["AP"]
-    differences = [
-        abs(found.scores.values["AP"] - first) <= (LOWER_AP if ":" in word else FP32_AP)
-        for word, found in results.items()
-    ]
-    return all(differences) and all(found.passed for found in parity.values())
+def _near(dataset: CocoDataset, results: dict[str, CocoResult], parity: dict[str, ParityResult]) -> bool:
+    """Whether every backend is compared with torch and within tolerance."""
+    allowed = {word: LOWER_AP if ":" in word else FP32_AP for word in results if word != "torch"}
+    same = not CocoReport(dataset, results, {}).too_far(allowed)
+    return same and bool(parity) and all(found.passed for found in parity.values())
 
 
 def _table(results: dict[str, CocoResult], parity: dict[str, ParityResult]) -> Table:

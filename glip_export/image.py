@@ -41,22 +41,23 @@ class ImageBatch:
     originals: I64  # (B, 2), h and w of each picture as given
 
 
-def load_image(source: Picture, max_pixels: int = MAX_PIXELS) -> U8:
+def load_image(source: Picture, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> U8:
     """A path, the bytes of a file, an open file, a PIL image or an array -> uint8 RGB (H, W, 3).
 
-    Upright by EXIF; of an animation the first frame; alpha is dropped, as in the original. An array is uint8 (H, W, 3)
-    or (H, W) and may be returned itself. Raises ImageError for what is no picture, damaged, or of a size out of bounds.
+    Upright by EXIF, or as stored; of an animation the first frame; alpha is dropped, as in the original. An array is
+    uint8 (H, W, 3) or (H, W) and may be returned itself. Raises ImageError for what is no picture, damaged, or of a
+    size out of bounds.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return _decode(source, "the given PIL image", max_pixels)
+        return _decode(source, "the given PIL image", max_pixels, upright)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read(io.BytesIO(source), "the given bytes", max_pixels)
+        return _read(io.BytesIO(source), "the given bytes", max_pixels, upright)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source), max_pixels)
+        return _from_path(Path(source), max_pixels, upright)
     if hasattr(source, "read"):
-        return _read(source, "the given file", max_pixels)
+        return _read(source, "the given file", max_pixels, upright)
     raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
 
 
@@ -154,7 +155,7 @@ def _normalize(image: U8, config: ImageConfig, out: F32) -> None:
         out[channel] /= np.float32(config.std[channel])
 
 
-def _from_path(path: Path, max_pixels: int) -> U8:
+def _from_path(path: Path, max_pixels: int, upright: bool) -> U8:
     name = repr(str(path))
     try:
         if path.is_dir():
@@ -162,7 +163,7 @@ def _from_path(path: Path, max_pixels: int) -> U8:
         if path.exists() and not path.is_file():
             raise ImageError(f"{name} is not a regular file")
         with path.open("rb") as file:
-            return _read(file, name, max_pixels)
+            return _read(file, name, max_pixels, upright)
     except FileNotFoundError:
         raise ImageError(f"the picture {name} does not exist") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -179,7 +180,7 @@ def _from_array(array: U8, max_pixels: int) -> U8:
     return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
 
-def _read(file: BinaryIO, name: str, max_pixels: int) -> U8:
+def _read(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> U8:
     try:
         with _opening, warnings.catch_warnings():
             # Pillow warns of decompression bombs (our limit is checked below, before anything is decoded) and of every
@@ -194,15 +195,15 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> U8:
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise ImageError(f"{name} cannot be read: {_reason(error)}") from None
     with image:
-        return _decode(image, name, max_pixels)
+        return _decode(image, name, max_pixels, upright)
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> U8:
+def _decode(image: Image.Image, name: str, max_pixels: int, upright: bool) -> U8:
     _check_size(*image.size, name, max_pixels)
     try:
         image.load()
         _check_size(*image.size, name, max_pixels)  # some formats learn their size only now
-        return np.array(_to_rgb(_upright(image)))
+        return np.array(_to_rgb(_upright(image) if upright else image))
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files

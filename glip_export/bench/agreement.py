@@ -27,6 +27,11 @@ class Agreement:
     found: int  # of those, the ones found again
     within: bool
 
+    @property
+    def compared(self) -> bool:
+        """Whether there was anything to compare: else `within` says nothing."""
+        return self.paired + self.real + self.clear > 0 or not self.within
+
 
 def agree(
     reference: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], precision: str, nms_threshold: float
@@ -34,7 +39,8 @@ def agree(
     """Compare the fusion head's calls of one run, each {"boxes" (B, D, 4), "scores" (B, D), "labels" (B, D)}.
 
     fp32 must keep the end-to-end tolerance of parity; bf16 and fp16 must find the clear ones again, as parity.recall
-    says. Against a reference that is not finite itself nothing is within tolerance.
+    says, or where none is clear, must have no real difference. Against a reference that is not finite itself nothing is
+    within tolerance.
     """
     exact = precision == "fp32"
     tolerance = Tolerance() if exact else LOW_TOLERANCE
@@ -44,14 +50,21 @@ def agree(
         recall = together(found_again(want, have) for want, have in pictures)
     except ValueError:  # minutes of measuring are not to be lost over it
         recall = None
+    real = sum(len(diff.real) for diff in diffs)
+    if recall is None:
+        within = False
+    elif exact:
+        within = all(diff.within(tolerance) for diff in diffs)
+    else:
+        within = recall.within() if recall.counted else not real
     return Agreement(
         paired=sum(diff.paired for diff in diffs),
-        real=sum(len(diff.real) for diff in diffs),
+        real=real,
         max_box_diff_px=max((diff.box_px for diff in diffs), default=0.0),
         max_score_diff=max((diff.score for diff in diffs), default=0.0),
         clear=recall.counted if recall else 0,
         found=recall.found if recall else 0,
-        within=recall is not None and (all(diff.within(tolerance) for diff in diffs) if exact else recall.within()),
+        within=within,
     )
 
 

@@ -127,6 +127,7 @@ def _differences(measurement: Measurement, reference: Measurement, bundle: Bundl
             "real_differences": found.real,
             "clear_detections": found.clear,
             "clear_found": found.found,
+            "compared_anything": found.compared,
             "within_tolerance": found.within,
         },
     }

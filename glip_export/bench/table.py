@@ -77,6 +77,8 @@ def _number(value: float | None, form: str) -> str:
 def _verdict(agreement: Mapping[str, Any] | None) -> str:
     if agreement is None:
         return "the reference"
+    if not agreement["compared_anything"]:
+        return "nothing to compare"
     if agreement["within_tolerance"]:
         return "[green]as the reference"
     lost = agreement["clear_detections"] - agreement["clear_found"]

@@ -108,14 +108,15 @@ def run_coco(
     from glip_export.evaluation import CocoDataset
     from glip_export.evaluation.coco import prompt_for
     from glip_export.evaluation.problems import refuse
-    from glip_export.evaluation.report import CocoReport
+    from glip_export.evaluation.report import CocoReport, shown
 
     if max_ap_difference is not None and len(backends) < 2:
         raise GlipExportError("--max-ap-difference compares backends: give --backend twice or more")
     dataset = CocoDataset.read(annotations, images, options.limit)
-    prompt_for(dataset, options.names)
     if options.strict and dataset.problems:
         raise refuse(dataset.problems[0], dataset.path)
+    dataset.check_annotated()
+    prompt_for(dataset, options.names)
     opened = Bundle.open(bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
     folder = output or Path("evaluation") / f"{bundle.resolve().name}-{annotations.stem}"
     identities = {backend: _identity(backend, dataset, opened, options) for backend in backends}
@@ -133,6 +134,8 @@ def run_coco(
     report = CocoReport(dataset, results, asked, max_ap_difference)
     for table in report.tables():
         console.print(table)
+    for note in report.notes:
+        console.print(shown(note), soft_wrap=True)
     written = [str(folder / backend_folder(backend) / DETECTIONS) for backend in backends]
     if json is not None:
         atomic_write_text(json, json_module.dumps(report.to_dict(), indent=1) + "\n")
@@ -230,6 +233,9 @@ def _verdict(report: CocoReport) -> bool:
 
     if report.max_ap_difference is None:
         return True
+    if report.incomparable:
+        console.print(f"FAILED: the APs cannot be compared: {report.incomparable}", soft_wrap=True, markup=False)
+        return False
     word = "[green]PASSED[/]" if report.passed else "[red]FAILED[/]"
     others = [backend for backend in report.results if backend != report.first]
     found = ", ".join(f"{backend} {signed(report.differences(backend)['AP'])}" for backend in others)

@@ -113,9 +113,9 @@ def run(
                 progress.console.print("That is too far off: nothing was built. With --no-check it is built anyway.")
                 return False
             if not report.passed:
+                warning = f"Less than {SHARE:.0%} is found again" if report.recall.counted else "That proves nothing"
                 progress.console.print(
-                    f"[yellow]Less than {SHARE:.0%} is found again[/]: compare on your own pictures before you use it.",
-                    soft_wrap=True,
+                    f"{warning}: compare on your own pictures before you use it.", soft_wrap=True, style="yellow"
                 )
         engines = plan.build(lambda step: progress.update(task, description=step))
     console.print(engine_table(engines))

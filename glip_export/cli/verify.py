@@ -88,6 +88,8 @@ def _first_difference(reference: Session, bundle: Bundle) -> str:
     first = first_outside(steps, Tolerance())
     if first is not None:
         return f"The first module out of tolerance is {first.module}: max|difference| / rms {first.relative:.1e}."
+    if not steps:
+        return "No module's output was found in the graphs: nothing was traced."
     worst = max(steps, key=lambda step: step.relative)
     return (
         f"All {len(steps)} module outputs found in the graphs are within tolerance; "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.dataset import CocoDataset
+from glip_export.evaluation.entries import ImageId, rising
 
 PRECISIONS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
@@ -38,14 +39,14 @@ class Scores:
     classes: tuple[ClassScore, ...]
 
 
-def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids: Sequence[int]) -> Scores:
+def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids: Sequence[ImageId]) -> Scores:
     """The results (COCO's form: image_id, category_id, bbox xywh, score) against the data set, on those pictures.
 
     Raises GlipExportError without pycocotools.
     """
     coco, cocoeval = load_pycocotools()
     # Places instead of ids: pycocotools takes an annotation with the id 0 for none, and ids may be of any size.
-    images = {image_id: place for place, image_id in enumerate(sorted(image_ids))}
+    images = {image_id: place for place, image_id in enumerate(sorted(image_ids, key=rising))}
     categories = {category_id: place for place, category_id in enumerate(dataset.category_ids)}
     truth = [
         _entry(images[item.image_id], categories[item.category_id], item.box, area=item.area, iscrowd=int(item.crowd))
@@ -93,7 +94,9 @@ def _entry(image: int, category: int, box: Sequence[float], **others: float) -> 
     return {"image_id": image, "category_id": category, "bbox": list(box), "iscrowd": 0, **others}
 
 
-def _index(coco: Any, images: Mapping[int, int], categories: Mapping[int, int], entries: list[dict[str, Any]]) -> Any:
+def _index(
+    coco: Any, images: Mapping[ImageId, int], categories: Mapping[int, int], entries: list[dict[str, Any]]
+) -> Any:
     """A COCO object of those entries; pycocotools' own loadRes fails on no results at all."""
     for number, entry in enumerate(entries, start=1):
         entry["id"] = number

@@ -21,7 +21,7 @@ from glip_export.results.detections import Detections
 from glip_export.runtime.detector import Detector
 
 BATCH = 3  # pictures padded together
-RECORD = {"pictures", "left_out", "problems", "seconds", "results"}  # of a batch, in the journal
+RECORD = {"pictures", "left_out", "turned", "problems", "seconds", "results"}  # of a batch, in the journal
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class CocoResult:
     scores: Scores  # on the pictures that could be read
     detections: list[dict[str, Any]]  # COCO's results form: image_id, category_id, bbox xywh with the +1, score
     pictures: int  # that could be read
+    turned: int  # of those, by EXIF
     problems: tuple[Problem, ...]  # of the pictures; the annotation file's are the data set's
     seconds: float  # that detecting took, in this run and those it went on from
 
@@ -55,8 +56,9 @@ def evaluate_coco(
     what it holds is not computed again. strict: the first broken picture or annotation is an error. progress: told the
     number of pictures done, first what the journal held.
 
-    A picture that cannot be read is left out, with its objects, before batches are made. As in the original, boxes are
-    scaled to the picture's annotated size where its file has another. Raises GlipExportError if there are not as many
+    A picture that cannot be read is left out, with its objects, before batches are made. As in the original, pictures
+    are taken as stored, whatever EXIF says (but see `load_as_annotated`), and boxes are scaled to the picture's
+    annotated size where its file has another. Raises GlipExportError if there are not as many
     names as categories, if no picture can be read, and without pycocotools; else what `detect` raises.
     """
     load_pycocotools()  # told before hours of detecting, not after
@@ -110,6 +112,7 @@ def _detect(
     return {
         "pictures": batch.tried,
         "left_out": batch.left_out,
+        "turned": batch.turned,
         "problems": [[problem.kind, problem.text] for problem in batch.problems],
         "seconds": seconds,
         "results": results,
@@ -133,7 +136,8 @@ def _result(dataset: CocoDataset, records: Sequence[dict[str, Any]]) -> CocoResu
         raise GlipExportError(f"none of the {len(dataset.images)} pictures can be read; {problems[0].text}")
     detections = [result for record in records for result in record["results"]]
     seconds = sum(record["seconds"] for record in records)
-    return CocoResult(score(dataset, detections, read), detections, len(read), problems, seconds)
+    turned = sum(len(record["turned"]) for record in records)
+    return CocoResult(score(dataset, detections, read), detections, len(read), turned, problems, seconds)
 
 
 def _problems(records: Sequence[dict[str, Any]]) -> list[Problem]:

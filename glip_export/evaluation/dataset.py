@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from glip_export.errors import GlipExportError
+from glip_export.evaluation.categories import asked_categories
 from glip_export.evaluation.entries import (
     CocoCategory,
     CocoImage,
     CocoObject,
+    ImageId,
     parse_category,
     parse_image,
     parse_object,
+    rising,
 )
-from glip_export.evaluation.problems import TWICE, BrokenEntryError, Problem
+from glip_export.evaluation.problems import TWICE, BrokenEntryError, Problem, short
 
 T = TypeVar("T", CocoCategory, CocoImage)
 LISTS = ("images", "annotations", "categories")
@@ -27,7 +30,10 @@ LISTS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """Pictures and categories by rising id, and the objects on those pictures; broken entries are left out."""
+    """Pictures and categories by rising id, and the objects on those pictures; broken entries are left out.
+
+    So are categories that nothing is an example of, see `asked_categories`.
+    """
 
     path: Path  # the annotation file
     sha256: str  # of its bytes
@@ -36,6 +42,7 @@ class CocoDataset:
     categories: tuple[CocoCategory, ...]
     objects: tuple[CocoObject, ...]
     problems: tuple[Problem, ...]  # of the whole file, whatever the limit
+    notes: tuple[str, ...] = ()  # what is done otherwise than the file says, though nothing in it is broken
 
     @classmethod
     def read(cls, annotations: Path | str, images: Path | str, limit: int | None = None) -> CocoDataset:
@@ -58,7 +65,9 @@ class CocoDataset:
                 reason = next((f": {each.text}" for each in problems if each.kind.startswith(what)), "")
                 raise GlipExportError(f"{path} has no {what} to evaluate{reason}")
         objects = _parse_objects(content["annotations"], mentioned, {each.id for each in categories}, problems)
-        pictures = sorted(pictures, key=lambda image: image.id)[:limit]
+        categories, notes = asked_categories(categories, {item.category_id for item in objects})
+        asked = {each.id for each in categories}
+        pictures = sorted(pictures, key=lambda image: rising(image.id))[:limit]
         chosen = {image.id for image in pictures}
         return cls(
             path=path,
@@ -66,8 +75,9 @@ class CocoDataset:
             folder=folder,
             images=tuple(pictures),
             categories=tuple(sorted(categories, key=lambda category: category.id)),
-            objects=tuple(item for item in objects if item.image_id in chosen),
+            objects=tuple(item for item in objects if item.image_id in chosen and item.category_id in asked),
             problems=tuple(problems),
+            notes=notes,
         )
 
     @property
@@ -79,6 +89,19 @@ class CocoDataset:
     def category_ids(self) -> tuple[int, ...]:
         """The categories' ids, rising."""
         return tuple(category.id for category in self.categories)
+
+    def check_annotated(self) -> None:
+        """Raises GlipExportError where not one annotation counts: whatever is found, there is no average precision."""
+        if any(not item.crowd for item in self.objects):
+            return
+        left_out = [problem for problem in self.problems if problem.kind.startswith("annotation")]
+        reason = f"; {len(left_out)} left out, {left_out[0].text}" if left_out else ""
+        if self.objects:
+            reason = "; all are of crowds" + reason
+        raise GlipExportError(
+            f"{self.path} has no annotation that counts on its {len(self.images)} picture(s), so there is nothing to "
+            f"measure{reason}"
+        )
 
     def pictures_digest(self) -> str:
         """SHA-256 over name, size and time of every picture's file: what tells that one was changed."""
@@ -113,17 +136,17 @@ def _read_json(path: Path) -> tuple[bytes, dict[str, list[Any]]]:
 
 def _parse_list(
     what: str, entries: Sequence[object], parse: Callable[[object], T], problems: list[Problem]
-) -> tuple[list[T], set[int]]:
+) -> tuple[list[T], set[ImageId]]:
     """The usable entries of a list, and the ids that any of its entries names."""
-    found: dict[int, T] = {}
-    mentioned: set[int] = set()
+    found: dict[ImageId, T] = {}
+    mentioned: set[ImageId] = set()
     for index, entry in enumerate(entries):
-        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
+        if isinstance(entry, dict) and isinstance(entry.get("id"), (int, str)):
             mentioned.add(entry["id"])
         try:
             item = parse(entry)
             if item.id in found:
-                raise BrokenEntryError(TWICE, f"id {item.id} is an earlier one's")
+                raise BrokenEntryError(TWICE, f"id {short(item.id)} is an earlier one's")
         except BrokenEntryError as error:
             problems.append(Problem(f"{what}: {error.kind}", f"{what} entry {index + 1}: {error}"))
         else:
@@ -132,19 +155,19 @@ def _parse_list(
 
 
 def _parse_objects(
-    entries: Sequence[object], images: set[int], categories: set[int], problems: list[Problem]
+    entries: Sequence[object], images: set[ImageId], categories: set[int], problems: list[Problem]
 ) -> list[CocoObject]:
     """The usable annotations; those of a picture whose entry is broken go with it and are no problem of their own."""
-    found: dict[int, CocoObject] = {}
+    found: dict[ImageId, CocoObject] = {}
     for index, entry in enumerate(entries):
         try:
             own, item = parse_object(entry)
             if item.image_id not in images:
-                raise BrokenEntryError("unknown picture", f"image_id {item.image_id} is no picture's")
+                raise BrokenEntryError("unknown picture", f"image_id {short(item.image_id)} is no picture's")
             if item.category_id not in categories:
                 raise BrokenEntryError("unknown category", f"category_id {item.category_id} is no category's")
             if own in found:
-                raise BrokenEntryError(TWICE, f"id {own} is an earlier one's")
+                raise BrokenEntryError(TWICE, f"id {short(own)} is an earlier one's")
         except BrokenEntryError as error:
             problems.append(Problem(f"annotation: {error.kind}", f"annotation entry {index + 1}: {error}"))
         else:

@@ -9,6 +9,7 @@ from typing import Any
 
 from glip_export.evaluation.problems import BROKEN, BrokenEntryError, short
 
+ImageId = int | str  # pycocotools takes both
 DEGENERATE = "degenerate box"
 OUTSIDE = "path outside the folder"
 
@@ -17,7 +18,7 @@ OUTSIDE = "path outside the folder"
 class CocoImage:
     """A picture of a data set."""
 
-    id: int
+    id: ImageId
     file_name: str
     path: Path
     size: tuple[int, int] | None  # h, w that its annotations are in; None where the file does not say
@@ -29,13 +30,14 @@ class CocoCategory:
 
     id: int
     name: str
+    supercategory: str = ""
 
 
 @dataclass(frozen=True)
 class CocoObject:
     """An annotated object; box as x, y, width, height in pixels of the annotated size, area in square pixels."""
 
-    image_id: int
+    image_id: ImageId
     category_id: int
     box: tuple[float, float, float, float]
     area: float
@@ -50,7 +52,7 @@ def parse_image(entry: object, folder: Path) -> CocoImage:
         raise BrokenEntryError(BROKEN, f"file_name is {short(file_name)}, not a text")
     if not _is_inside(file_name):
         raise BrokenEntryError(OUTSIDE, f"file_name {short(file_name)} leaves the folder of the pictures")
-    return CocoImage(whole(fields, "id"), file_name, folder / file_name, _size(fields))
+    return CocoImage(identifier(fields, "id"), file_name, folder / file_name, _size(fields))
 
 
 def parse_category(entry: object) -> CocoCategory:
@@ -59,17 +61,18 @@ def parse_category(entry: object) -> CocoCategory:
     name = fields.get("name")
     if not isinstance(name, str) or not name.strip():
         raise BrokenEntryError(BROKEN, f"name is {short(name)}, not a text")
-    return CocoCategory(whole(fields, "id"), name)
+    above = fields.get("supercategory")
+    return CocoCategory(whole(fields, "id"), name, above if isinstance(above, str) else "")
 
 
-def parse_object(entry: object) -> tuple[int, CocoObject]:
+def parse_object(entry: object) -> tuple[ImageId, CocoObject]:
     """An entry of "annotations" and its own id. Raises BrokenEntryError.
 
     Without "area" it is the box's, without "iscrowd" it is no crowd: many sets have neither.
     """
     fields = _fields(entry)
-    own = whole(fields, "id")
-    image_id, category_id = whole(fields, "image_id"), whole(fields, "category_id")
+    own = identifier(fields, "id")
+    image_id, category_id = identifier(fields, "image_id"), whole(fields, "category_id")
     given = fields.get("bbox")
     if not isinstance(given, list) or len(given) != 4:
         raise BrokenEntryError(BROKEN, f"bbox is {short(given)}, not [x, y, width, height]")
@@ -83,6 +86,17 @@ def parse_object(entry: object) -> tuple[int, CocoObject]:
     if crowd not in (0, 1):
         raise BrokenEntryError(BROKEN, f"iscrowd is {short(crowd)}, not 0 or 1")
     return own, CocoObject(image_id, category_id, (box[0], box[1], box[2], box[3]), area, bool(crowd))
+
+
+def rising(image_id: ImageId) -> tuple[bool, ImageId]:
+    """What ids are sorted by: numbers first, then texts."""
+    return isinstance(image_id, str), image_id
+
+
+def identifier(fields: dict[str, Any], key: str) -> ImageId:
+    """The id of a picture or an annotation: a whole number or a text. Raises BrokenEntryError."""
+    value = fields.get(key)
+    return value if isinstance(value, str) and value else whole(fields, key)
 
 
 def whole(fields: dict[str, Any], key: str) -> int:

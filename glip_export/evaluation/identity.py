@@ -28,6 +28,7 @@ def identity(
         "manifest_sha256": sha256_file(bundle.path / MANIFEST),
         "annotations_sha256": dataset.sha256,
         "pictures_sha256": dataset.pictures_digest(),
+        "pictures_as": "stored",  # not upright by EXIF, as before: what was found so is not mixed with this
         "names": list(dataset.names if names is None else names),
         "batch": batch,
         "chunk": chunk,

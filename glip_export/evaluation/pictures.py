@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from glip_export.config import ImageConfig
 from glip_export.errors import ImageError
-from glip_export.evaluation.entries import CocoImage
+from glip_export.evaluation.entries import CocoImage, ImageId
 from glip_export.evaluation.problems import Problem
 from glip_export.image import U8, load_image, resize_shape
 
@@ -22,8 +22,9 @@ class PictureBatch:
 
     images: list[CocoImage] = field(default_factory=list)
     pictures: list[U8] = field(default_factory=list)
-    tried: list[int] = field(default_factory=list)  # ids of all, in order
-    left_out: list[int] = field(default_factory=list)
+    tried: list[ImageId] = field(default_factory=list)  # ids of all, in order
+    left_out: list[ImageId] = field(default_factory=list)
+    turned: list[ImageId] = field(default_factory=list)  # upright by EXIF, since they are annotated so
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -69,10 +70,23 @@ def _read(groups: Sequence[Sequence[CocoImage]], done: int, batch: int, config: 
         done = max(0, done - len(group))
 
 
+def load_as_annotated(image: CocoImage) -> tuple[U8, bool]:
+    """The picture (H, W, 3) as its annotations see it, and whether EXIF had to turn it for that.
+
+    As stored, whatever EXIF says, like the original's loader and the tools that wrote most data sets; turned only where
+    the annotated size is the turned picture's and not the stored one's. Raises ImageError.
+    """
+    picture = load_image(image.path, upright=False)
+    if image.size is None or image.size == picture.shape[:2] or image.size != picture.shape[1::-1]:
+        return picture, False
+    upright = load_image(image.path)
+    return (upright, True) if upright.shape[:2] == image.size else (picture, False)
+
+
 def _add(image: CocoImage, batch: PictureBatch, config: ImageConfig) -> None:
     batch.tried.append(image.id)
     try:
-        picture = load_image(image.path)
+        picture, turned = load_as_annotated(image)
         resize_shape(picture.shape[0], picture.shape[1], config)  # some cannot be resized
     except ImageError as error:
         batch.left_out.append(image.id)
@@ -83,5 +97,7 @@ def _add(image: CocoImage, batch: PictureBatch, config: ImageConfig) -> None:
         (height, width), (h, w) = image.size, picture.shape[:2]
         text = f"picture {image.id}: {image.file_name!r} is {w} x {h} pixels, annotated as {width} x {height}"
         batch.problems.append(Problem(OTHER_SIZE, text))
+    if turned:
+        batch.turned.append(image.id)
     batch.images.append(image)
     batch.pictures.append(picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,18 +40,43 @@ class CocoReport:
         return (*self.dataset.problems, *dict.fromkeys(found))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done otherwise than the files say, though nothing in them is broken; a line each."""
+        turned = max(result.turned for result in self.results.values())
+        words = f"turned as EXIF says, since they are annotated so: {turned} picture(s)"
+        return (*self.dataset.notes, *([words] if turned else []))
+
+    @property
+    def incomparable(self) -> str:
+        """Why comparing the APs would compare nothing; "" where it compares something."""
+        if len(self.results) < 2:
+            return "there is one backend only"
+        for backend, result in self.results.items():
+            if result.scores.values["AP"] is None:
+                return f"{backend} has no AP, for no annotated object is on a picture that could be read"
+        if not any(result.detections for result in self.results.values()):
+            return "no backend detected anything"
+        return ""
+
+    @property
     def passed(self) -> bool:
-        """No backend's AP is further from the first one's than allowed."""
-        limit = self.max_ap_difference
-        return limit is None or all(abs(self._ap_difference(backend)) <= limit for backend in self.results)
+        """No backend's AP is further from the first one's than allowed; never where nothing was compared."""
+        return self.max_ap_difference is None or not self.too_far(dict.fromkeys(self.results, self.max_ap_difference))
+
+    def too_far(self, allowed: Mapping[str, float]) -> list[str]:
+        """The backends whose AP is further from the first one's than allowed: all where nothing was compared."""
+        if self.incomparable:
+            return list(allowed)
+        return [backend for backend, limit in allowed.items() if not self._ap_distance(backend) <= limit]
 
     def differences(self, backend: str) -> dict[str, float | None]:
         """Each number of COCO's minus the first backend's."""
         first = self.results[self.first].scores.values
         return {name: _minus(value, first[name]) for name, value in self.results[backend].scores.values.items()}
 
-    def _ap_difference(self, backend: str) -> float:
-        return self.differences(backend)["AP"] or 0.0  # None for all backends, where nothing is annotated
+    def _ap_distance(self, backend: str) -> float:
+        found = self.differences(backend)["AP"]
+        return math.nan if found is None else abs(found)
 
     def tables(self) -> Iterator[Table]:
         """COCO's six precisions of each backend, each class's AP, and what was broken, if anything was."""
@@ -70,8 +96,10 @@ class CocoReport:
                 "counts": counts(self.problems),
                 "entries": [{"kind": problem.kind, "text": problem.text} for problem in self.problems],
             },
+            "notes": list(self.notes),
             "backends": {backend: self._backend(backend) for backend in self.results},
             "max_ap_difference": self.max_ap_difference,
+            "nothing_compared": self.incomparable if self.max_ap_difference is not None else None,
             "passed": self.passed,
         }
 
@@ -80,6 +108,7 @@ class CocoReport:
         return {
             "pictures": result.pictures,
             "left_out": len(self.dataset.images) - result.pictures,
+            "turned": result.turned,
             "detections": len(result.detections),
             "seconds": round(result.seconds, 3),
             "scores": dict(result.scores.values),

@@ -32,14 +32,16 @@ class PrecisionReport:
 
     @property
     def passed(self) -> bool:
-        """Enough is found again and every value is finite."""
-        return self.recall.within() and not self.nonfinite
+        """Enough is found again and every value is finite; not where there was nothing to find."""
+        return self.recall.counted > 0 and self.recall.within() and not self.nonfinite
 
     def line(self) -> str:
         """The outcome in one line, for a person."""
+        broken = f"; {self.nonfinite} values are NaN or infinite" if self.nonfinite else ""
+        if not self.recall.counted:
+            return f"nothing to compare, fp32 itself has no clear detection{broken}"
         found = f"{self.recall.found} of {self.recall.counted} clear detections found again"
         worst = f"boxes within {self.recall.box_px:.2g} px, scores within {self.recall.score:.1e}"
-        broken = f"; {self.nonfinite} values are NaN or infinite" if self.nonfinite else ""
         return f"{found}, {worst}{broken}"
 
 

@@ -46,7 +46,7 @@ class RecallDiff:
 
     @property
     def recall(self) -> float:
-        """The share found again; 1 where nothing counts."""
+        """The share found again; 1 where nothing counts, which a gate must look at too (`counted`)."""
         return self.found / self.counted if self.counted else 1.0
 
     def within(self, share: float = SHARE) -> bool:

@@ -73,7 +73,7 @@ class Detections:
             ],
         }
 
-    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """COCO results: xywh with 1 added to w and h as in the original; label i is the i-th of the sorted ids.
 
         Raises PromptError if there are not as many ids as classes.
@@ -81,6 +81,7 @@ class Detections:
         if len(category_ids) != len(self.classes):
             raise PromptError(f"the prompt has {len(self.classes)} names but COCO has {len(category_ids)} categories")
         ids = sorted(category_ids)
+        image_id = image_id if isinstance(image_id, str) else int(image_id)  # NumPy's integers are no JSON
         return [
             {
                 "image_id": image_id,

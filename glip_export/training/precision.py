@@ -19,6 +19,7 @@ def average_precision(model: Glip, folder: Path, limit: int | None = None) -> di
     Values 0..1, -1 where a size does not occur. Raises GlipExportError without the extra `eval`, and for a broken set.
     """
     dataset = CocoDataset.read(folder / "annotations.json", folder / "images", limit)
+    dataset.check_annotated()
     detector = Detector(TorchSession(model), model.config)
     found = evaluate_coco(detector, dataset, batch=BATCH, strict=True).scores.values
     return {name: -1.0 if (value := found[name]) is None else value for name in PRECISIONS}

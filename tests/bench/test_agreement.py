@@ -75,4 +75,16 @@ def test_empty_slots_and_empty_lists_compare() -> None:
     empty = {"boxes": np.zeros((1, 5, 4)), "scores": np.zeros((1, 5)), "labels": np.full((1, 5), -1)}
     for precision in ("fp32", "bf16"):
         found = agree([empty], [empty], precision, 0.6)
-        assert found.within and found.paired == 0
+        assert found.within and found.paired == 0 and not found.compared
+
+
+def test_vacuous_gate_the_only_detection_is_not_clear_of_any_other() -> None:
+    """It stands nowhere above the last one kept, yet a backend that lost it is not right at any precision."""
+    one = {"boxes": np.full((1, 3, 4), 9.0), "scores": np.zeros((1, 3)), "labels": np.full((1, 3), -1)}
+    one["boxes"][0, 0], one["scores"][0, 0], one["labels"][0, 0] = (10, 10, 60, 60), 0.8, 1
+    none = changed(one, labels=np.full((1, 3), -1))
+    for precision in ("fp32", "bf16"):
+        assert agree([one], [one], precision, 0.6).within and agree([one], [one], precision, 0.6).compared
+        for pair in ((one, none), (none, one)):
+            found = agree([pair[0]], [pair[1]], precision, 0.6)
+            assert not found.within and found.compared and found.clear == 0

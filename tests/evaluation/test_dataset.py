@@ -35,6 +35,20 @@ def test_the_limit_takes_the_first_by_id(tmp_path: Path) -> None:
     assert [image.id for image in found.images] == [1] and [item.image_id for item in found.objects] == [1]
 
 
+def test_ids_may_be_texts_as_pycocotools_takes_them(tmp_path: Path) -> None:
+    """String image ids: numbers come first, then texts in their own order; an annotation's own id may be one too."""
+
+    def change(content) -> None:
+        content["images"] += [
+            {"id": name, "file_name": "1.png", "height": 50, "width": 50} for name in ("b", "1", "a", "10")
+        ]
+        content["annotations"].append({"id": "x1", "image_id": "a", "category_id": 1, "bbox": BOX})
+
+    found = read(tmp_path, change)
+    assert [image.id for image in found.images] == [1, 3, "1", "10", "a", "b"]
+    assert [item.image_id for item in found.objects] == [1, 3, "a"] and found.problems == ()
+
+
 def test_areas_and_crowds_of_the_file(tmp_path: Path) -> None:
     def change(content) -> None:
         content["annotations"][0].update(area=77.5, iscrowd=1)
@@ -58,7 +72,9 @@ ANNOTATIONS = [
     ({"area": -1}, "broken entry", "area is -1"),
     ({"iscrowd": "no"}, "broken entry", "iscrowd"),
     ({"iscrowd": [0]}, "broken entry", "iscrowd"),
-    ({"image_id": "1"}, "broken entry", "image_id is '1'"),
+    ({"image_id": "1"}, "unknown picture", "image_id '1'"),
+    ({"image_id": 1.5}, "broken entry", "image_id is 1.5"),
+    ({"image_id": ""}, "broken entry", "image_id is ''"),
     ({"id": True}, "broken entry", "id is True"),
     ({"id": 2}, "id used twice", "id 2"),
 ]
@@ -95,7 +111,7 @@ def test_missing_keys(tmp_path: Path, key: str) -> None:
         ({"file_name": "a\0.png"}, "path outside the folder", "file_name"),
         ({"file_name": ""}, "broken entry", "file_name"),
         ({"file_name": 5}, "broken entry", "file_name is 5"),
-        ({"id": "x"}, "broken entry", "id is 'x'"),
+        ({"id": 1.5}, "broken entry", "id is 1.5"),
         ({"id": 1}, "id used twice", "id 1"),
         ({"height": 0}, "broken entry", "height 0"),
         ({"width": "60"}, "broken entry", "width is '60'"),

@@ -14,7 +14,8 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.graphs.precision import convert
 from glip_export.parity.cases import Case, built_in_cases
-from glip_export.parity.precision_check import RoundedSession, check_precision, count_nonfinite
+from glip_export.parity.precision_check import PrecisionReport, RoundedSession, check_precision, count_nonfinite
+from glip_export.parity.recall import together
 from glip_export.parity.run import Inputs, TextInputs, run
 
 LENGTHS = (1, 2, 3, 16, 64, 128, 256)  # tokens
@@ -103,6 +104,11 @@ def text(length: int, padding: int) -> TextInputs:
     names = np.zeros((length, 2), np.float32)
     names[0, 0] = names[(length - padding) // 2, 1] = 1
     return TextInputs(ids, mask, names)
+
+
+def test_vacuous_gate_without_clear_detections_is_not_passed() -> None:
+    report = PrecisionReport(together([]), nonfinite=0)
+    assert not report.passed and report.line() == "nothing to compare, fp32 itself has no clear detection"
 
 
 def test_a_graph_that_does_not_load_is_told(bundle: Bundle, fp16: dict[str, onnx_ir.Model]) -> None:
