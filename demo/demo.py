@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from glip_export import Bundle, Detections, Detector
 from glip_export.bundle.files import atomic_path
-from glip_export.cli.console import console, run_app
+from glip_export.cli.console import console, run_app, steps_progress
 from glip_export.evaluation import CocoDataset, CocoResult, evaluate_coco
 from glip_export.evaluation.report import CocoReport
 from glip_export.image import load_image
@@ -65,7 +65,7 @@ def main() -> None:
     usable = available_backends(bundle)
     words = [word for word in ("torch", "onnxruntime", "openvino", "openvino:bf16") if word in usable]
     detectors = {word: Detector.open(arguments.bundle, word) for word in words}
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+    with steps_progress() as progress:
         task = progress.add_task("composing scenes")
         scenes = arguments.output / "scenes"
         dataset = CocoDataset.read(write_scenes(scene_sets()["val"], arguments.scenes, scenes), scenes / "images")
@@ -78,12 +78,12 @@ def main() -> None:
         answers = _ask(detectors["onnxruntime"])
     console.print(_table(results, parity))
     for answer in answers:
-        word = "[green]right[/]" if answer.passed else "[red]WRONG[/]"
+        word = Text("right", "green") if answer.passed else Text("WRONG", "red")
         found = f"{answer.right} of {answer.objects} objects found, {answer.wrong} other boxes"
-        console.print(f"{word}  {answer.prompt!r}: {found}")
+        console.print(word, f" {answer.prompt!r}: {found}")
     picture = arguments.output / "demo.png"
     _draw(answers, picture)
-    console.print(f"{time.monotonic() - started:.0f} s. Open [bold]{picture}[/]", soft_wrap=True)
+    console.print(f"{time.monotonic() - started:.0f} s. Open {picture}", soft_wrap=True)
     sys.exit(0 if all(answer.passed for answer in answers) and _near(dataset, results, parity) else 1)
 
 

@@ -6,8 +6,6 @@ import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from glip_export.bench.job import Job
 from glip_export.bench.matmul_peak import fastest
 from glip_export.bench.measure import count_work, measure, measure_peak
@@ -17,7 +15,7 @@ from glip_export.bench.report import make_report
 from glip_export.bench.table import costs_table, times_table
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import atomic_write_text
-from glip_export.cli.console import console
+from glip_export.cli.console import console, steps_progress
 
 
 def run(
@@ -45,9 +43,7 @@ def run(
         image_size or bundle.image_size or default_size(bundle.config.image), bundle.config.image, bundle.image_size
     )
     job = Job(str(path), names, size, batch, threads, weights, prompts_per_image, cached_text)
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
-    ) as progress:
+    with steps_progress(transient=True) as progress:
         task = progress.add_task("starting")
 
         def tell(step: str) -> None:
@@ -64,11 +60,12 @@ def run(
             peaks.append(measure_peak(threads))
             work = count_work(job, measurements, tell)
     report = make_report(job, bundle, measurements, work, fastest(*peaks) if peaks else None)
+    if json is not None:
+        atomic_write_text(json, json_module.dumps(report, indent=1) + "\n")
     console.print(times_table(report))
     console.print(costs_table(report))
     if json is not None:
-        atomic_write_text(json, json_module.dumps(report, indent=1) + "\n")
-        console.print(f"Wrote {json}")
+        console.print(f"Wrote {json}", soft_wrap=True)
     if plot is not None:
         plot_stages(report, plot)
-        console.print(f"Wrote {plot}")
+        console.print(f"Wrote {plot}", soft_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from glip_export.bench.stages import STAGES
 
@@ -28,7 +29,7 @@ def times_table(report: Mapping[str, Any]) -> Table:
         table.add_row(
             run["backend"],
             *(_stage(run["stages"][stage]) for stage in STAGES),
-            f"[bold]{milliseconds(total['p50_ms'])}",
+            Text(milliseconds(total["p50_ms"]), "bold"),
             milliseconds(total["p95_ms"]),
             f"{run['images_per_second']:.3g}",
             _number(run["speedup_vs_torch_plain"], ".2f"),
@@ -74,12 +75,13 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _verdict(agreement: Mapping[str, Any] | None) -> str:
+def _verdict(agreement: Mapping[str, Any] | None) -> str | Text:
     if agreement is None:
         return "the reference"
     if not agreement["compared_anything"]:
         return "nothing to compare"
     if agreement["within_tolerance"]:
-        return "[green]as the reference"
+        return Text("as the reference", "green")
     lost = agreement["clear_detections"] - agreement["clear_found"]
-    return f"[red]OUT OF TOLERANCE[/red]: {agreement['real_differences']} differ, {lost} clear one(s) lost"
+    found = f": {agreement['real_differences']} differ, {lost} clear one(s) lost"
+    return Text.assemble(("OUT OF TOLERANCE", "red"), found)

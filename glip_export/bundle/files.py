@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from glip_export.errors import BundleError, GlipExportError
 MANIFEST = "manifest.json"  # the file that makes a folder a bundle
 _READ_BYTES = 1 << 20
 _LEFTOVER = re.compile(r"\..+\.(?:partial|old)-\d+-[0-9a-f]{8}")
+# What only writing meets: a full disk or quota, a file beyond a limit, a medium that became read-only.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _in_progress: set[str] = set()  # names this process is writing: a pid alone does not tell them from leftovers
 
 
@@ -26,11 +29,14 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     """A temporary sibling of `target` to write to, which takes its place when the block ends well, else disappears.
 
     It has `target`'s suffix, for writers that go by it. A device or pipe (/dev/stdout) is written directly.
-    Raises GlipExportError where `target` cannot be written.
+    Raises GlipExportError where `target` cannot be written, in the block too: a disk may be full only then.
     """
     target = Path(target)
-    if target.exists() and not target.is_file() and not target.is_dir():
-        yield target
+    with _writable(target, GlipExportError):
+        is_device = target.exists() and not target.is_file() and not target.is_dir()
+    if is_device:
+        with _writable(target, GlipExportError, target):
+            yield target
         return
     target = target.resolve()  # through a link, to replace the file and not the link
     if target.is_dir():
@@ -42,7 +48,8 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         temporary.touch()
     _in_progress.add(temporary.name)
     try:
-        yield temporary
+        with _writable(target, GlipExportError, temporary):
+            yield temporary
         with _writable(target, GlipExportError):
             _sync(temporary)
             os.replace(temporary, target)
@@ -70,7 +77,8 @@ def atomic_directory(target: Path | str) -> Iterator[Path]:
     """A temporary sibling folder to fill, which becomes `target` when the block ends well, else disappears.
 
     An existing `target` is replaced only if it is empty or a bundle; any other raises BundleError, before the block
-    runs. What a killed process left of the same target goes at the next start.
+    runs, as does what cannot be written, in the block too. What a killed process left of the same target goes at the
+    next start.
     """
     target = Path(target).resolve()
     _check_replaceable(target)
@@ -81,7 +89,8 @@ def atomic_directory(target: Path | str) -> Iterator[Path]:
         temporary.mkdir()
     _in_progress.add(temporary.name)
     try:
-        yield temporary
+        with _writable(target, BundleError, temporary):
+            yield temporary
         _check_replaceable(target)
         with _writable(target, BundleError):
             _sync_tree(temporary)
@@ -210,8 +219,25 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _writable(target: Path, error: type[GlipExportError]) -> Iterator[None]:
+def _writable(target: Path, error: type[GlipExportError], temporary: Path | None = None) -> Iterator[None]:
+    """Errors of writing `target` as `error`. temporary: what a caller's block writes, whose other errors stay."""
     try:
         yield
     except OSError as reason:
+        if temporary is not None and not _is_of_writing(reason, temporary):
+            raise
         raise error(f"cannot write {target}: {reason.strerror or reason}") from reason
+    except GlipExportError as reason:  # of a file within: the temporary name says nothing to a person
+        if temporary is None or temporary == target or str(temporary) not in str(reason):
+            raise
+        raise error(str(reason).replace(str(temporary), str(target))) from reason
+
+
+def _is_of_writing(error: OSError, temporary: Path) -> bool:
+    """Whether an error in the block is of the file or folder that it writes, and not of something that it reads."""
+    if isinstance(error, BrokenPipeError) or error.errno in _FULL:
+        return error.errno in _FULL
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, Path))]
+    if names:
+        return any(Path(name) == temporary or temporary in Path(name).parents for name in names)
+    return error.errno in (None, errno.EIO)  # None: Pillow's and NumPy's, which say only that not all was written

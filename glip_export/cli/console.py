@@ -2,30 +2,87 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from glip_export.errors import GlipExportError
 
-console = Console(highlight=False)
-if not console.is_terminal:  # a file or a pipe has no width of its own; 80 columns would cut the tables' names
-    console = Console(highlight=False, width=130)
+_PIPE_CLOSED = 1  # the exit code of a command whose reader has gone, as typer has it
+
+
+def make_console(terminal: bool) -> Console:
+    """A console that shows texts as they stand: no [markup], no :emoji: of a file's or a category's name is read.
+
+    What is to be coloured is given as rich's Text, or with a style. terminal: whether it has a width of its own; 80
+    columns would cut the tables' names in a file or a pipe.
+    """
+    return Console(highlight=False, markup=False, emoji=False, width=None if terminal else 130)
+
+
+console = make_console(Console().is_terminal)
+
+
+def steps_progress(transient: bool = False) -> Progress:
+    """A line that tells what is being done, as it stands, and for how long."""
+    turning = "dots" if console.encoding.startswith("utf") else "line"
+    words = TextColumn("{task.description}", markup=False)
+    return Progress(SpinnerColumn(turning), words, TimeElapsedColumn(), console=console, transient=transient)
 
 
 def run_app(app: Callable[[], object], name: str) -> None:
-    """Runs an entry point: a mistake of the user's is one line and exit code 2, never a traceback."""
+    """Runs an entry point: a mistake of the user's is one line and exit code 2, never a traceback.
+
+    So is a file or a standard output that cannot be written, whatever wrote it. A letter that the console's encoding
+    lacks is shown by its number.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not what a test or a notebook put in its place
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where it can still be told, and not when Python ends
     except GlipExportError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"{name}: {error}", 2)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(f"{name}: interrupted", 130)
+    except BrokenPipeError:
+        _end("", _PIPE_CLOSED)
+    except OSError as error:
+        what = error.filename if error.filename is not None else "" if _is_writable(sys.stdout) else "standard output"
+        _end(f"{name}: {error.strerror or error}{f': {what}' if what else ''}", 2)
 
 
 def megabytes(size: int) -> str:
     """Bytes as MB (10^6) with one decimal."""
     return f"{size / 1e6:.1f}"
+
+
+def _end(line: str, code: int) -> None:
+    if line:
+        print(line, file=sys.stderr)
+    if not _is_writable(sys.stdout):
+        _drop(sys.stdout)
+    sys.exit(code)
+
+
+def _is_writable(stream: TextIO) -> bool:
+    """Whether what it holds could be written now."""
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _drop(stream: TextIO) -> None:
+    """Lets Python's own flush at the end go nowhere: what is left cannot be written and has been told."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
+from rich.text import Text
 
 from glip_export.cli.console import console
 from glip_export.cli.options import Backends, BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
@@ -132,15 +133,15 @@ def run_coco(
         **{key: value for key, value in identities[backends[0]].items() if key != "backend"},
     }
     report = CocoReport(dataset, results, asked, max_ap_difference)
+    if json is not None:
+        atomic_write_text(json, json_module.dumps(report.to_dict(), indent=1) + "\n")
     for table in report.tables():
         console.print(table)
     for note in report.notes:
         console.print(shown(note), soft_wrap=True)
     written = [str(folder / backend_folder(backend) / DETECTIONS) for backend in backends]
-    if json is not None:
-        atomic_write_text(json, json_module.dumps(report.to_dict(), indent=1) + "\n")
-        written.append(str(json))
-    console.print(f"Wrote {', '.join(written)}", soft_wrap=True, markup=False)
+    written += [] if json is None else [str(json)]
+    console.print(f"Wrote {', '.join(written)}", soft_wrap=True)
     return _verdict(report)
 
 
@@ -212,7 +213,7 @@ def _evaluate(
             words = (
                 f"{folder} was of another evaluation ({journal.note}): started over, {JOURNAL}.old is what was there"
             )
-            progress.console.print(words, soft_wrap=True, markup=False)
+            progress.console.print(words, soft_wrap=True)
         result = evaluate_coco(
             opener,
             dataset,
@@ -234,11 +235,11 @@ def _verdict(report: CocoReport) -> bool:
     if report.max_ap_difference is None:
         return True
     if report.incomparable:
-        console.print(f"FAILED: the APs cannot be compared: {report.incomparable}", soft_wrap=True, markup=False)
+        console.print(f"FAILED: the APs cannot be compared: {report.incomparable}", soft_wrap=True)
         return False
-    word = "[green]PASSED[/]" if report.passed else "[red]FAILED[/]"
+    word = Text("PASSED", "green") if report.passed else Text("FAILED", "red")
     others = [backend for backend in report.results if backend != report.first]
     found = ", ".join(f"{backend} {signed(report.differences(backend)['AP'])}" for backend in others)
     limit = f"{report.max_ap_difference:g} allowed"
-    console.print(f"{word}: AP against {report.first}'s: {found} ({limit})", soft_wrap=True)
+    console.print(word, f": AP against {report.first}'s: {found} ({limit})", sep="", soft_wrap=True)
     return report.passed

@@ -6,6 +6,7 @@ import json as json_module
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from glip_export.cli.console import console, megabytes
 from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
@@ -45,8 +46,7 @@ def run(path: Path, json: Path | None) -> None:
         ("text", f"up to {config.text.max_query_len} tokens a caption, scores by {config.detection.score_agg}"),
         ("detections", f"{config.detection.detections_per_image} a picture"),
     ):
-        facts.add_row(f"[bold]{key}", str(value))
-    console.print(facts)
+        facts.add_row(Text(key, style="bold"), str(value))
     graphs = Table()
     for column in ("graph", "opset", "nodes", "parameters", "MB", "inputs", "outputs"):
         graphs.add_column(column, justify="right" if column in ("opset", "nodes", "parameters", "MB") else "left")
@@ -61,10 +61,7 @@ def run(path: Path, json: Path | None) -> None:
             ", ".join(spec.input_names),
             ", ".join(spec.output_names),
         )
-    console.print(graphs)
     sets = engine_sets(bundle)
-    for engines in sets:
-        console.print(engine_table(engines))
     if json is not None:
         targets = {engines.folder.name: engine_targets(engines.flavor, engines.recipe, engines.gpu) for engines in sets}
         engines_json = {
@@ -73,4 +70,7 @@ def run(path: Path, json: Path | None) -> None:
         }
         contents = {**manifest_to_json(bundle), "engines": engines_json}
         atomic_write_text(json, json_module.dumps(contents, indent=2) + "\n")
-        console.print(f"Wrote {json}")
+    for table in (facts, graphs, *map(engine_table, sets)):
+        console.print(table)
+    if json is not None:
+        console.print(f"Wrote {json}", soft_wrap=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from glip_export.cli.console import console, megabytes
+from glip_export.cli.console import console, megabytes, steps_progress
 from glip_export.cli.options import parse_image_size
 from glip_export.errors import GlipExportError
 
@@ -66,19 +65,19 @@ def run(
 
     if image_size is not None:
         check_image_size(image_size)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+    with steps_progress() as progress:
         task = progress.add_task(f"loading {weights}")
         path = resolve_weights(weights)
         model = load_model(path, config, overrides, bert_config)
         if model.load_report is not None:
-            progress.console.print(f"{path.name}: {model.load_report.summary()}")
+            progress.console.print(f"{path.name}: {model.load_report.summary()}", soft_wrap=True)
             progress.console.print(f"SHA-256 {model.weights_sha256}")
         target = output or Path("engines") / path.stem
         bundle = export_onnx(model, target, image_size, lambda step: progress.update(task, description=step))
         progress.update(task, description="comparing with PyTorch")
         differences = first_check(TorchSession(model), OnnxRuntimeSession(bundle), bundle.config, image_size)
     console.print(_summary(bundle, differences))
-    console.print(f"Wrote {bundle.path}. Next: glip-export verify {bundle.path}")
+    console.print(f"Wrote {bundle.path}. Next: glip-export verify {bundle.path}", soft_wrap=True)
 
 
 def _overrides(words: list[str] | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from glip_export.cli.console import console
 def pictures_progress() -> Progress:
     """Bars that tell pictures, pictures per second, and the time that is left."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Speed(),

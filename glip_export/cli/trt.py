@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from glip_export.cli.console import console
+from glip_export.cli.console import console, steps_progress
 from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.trt.gpus import RTX_DEFAULT, engine_targets, owners, rtx_summary, targets_words
@@ -96,13 +95,13 @@ def run(
         from glip_export.trt.build import plan_build
     except ImportError as error:
         raise BackendError(f"building engines needs {error.name}: pip install 'glip-export[export]'") from error
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+    with steps_progress() as progress:
         task = progress.add_task(f"reading {path}")
         plan = plan_build(path, flavor, precision, deform_conv=deform_conv, nms=nms, recipe=recipe)
         if plan.flavor.name == "tensorrt_rtx":
-            progress.console.print(rtx_summary(plan.recipe.compute_capabilities), markup=False, soft_wrap=True)
+            progress.console.print(rtx_summary(plan.recipe.compute_capabilities), soft_wrap=True)
         if plan.doubt:
-            progress.console.print(f"Mind: {plan.doubt}", markup=False, soft_wrap=True)
+            progress.console.print(f"Mind: {plan.doubt}", soft_wrap=True)
         report = None
         if check and plan.missing and precision != "fp32":
             progress.update(task, description=f"comparing {precision} with fp32 on the CPU")
@@ -118,16 +117,17 @@ def run(
                     f"{warning}: compare on your own pictures before you use it.", soft_wrap=True, style="yellow"
                 )
         engines = plan.build(lambda step: progress.update(task, description=step))
+    if json is not None:
+        facts = {**engines.to_json(), "folder": str(engines.folder), "built": engines.built}
+        facts["compute_capabilities"] = engine_targets(engines.flavor, engines.recipe, engines.gpu)
+        facts["check"] = None if report is None else report.line()
+        atomic_write_text(json, json_module.dumps(facts, indent=1) + "\n")
     console.print(engine_table(engines))
     if engines.built:
         console.print(f"Built {', '.join(engines.built)} in {engines.folder}", soft_wrap=True)
     else:
         console.print(f"Nothing to build: {engines.folder} is of this bundle, recipe and version", soft_wrap=True)
     if json is not None:
-        facts = {**engines.to_json(), "folder": str(engines.folder), "built": engines.built}
-        facts["compute_capabilities"] = engine_targets(engines.flavor, engines.recipe, engines.gpu)
-        facts["check"] = None if report is None else report.line()
-        atomic_write_text(json, json_module.dumps(facts, indent=1) + "\n")
         console.print(f"Wrote {json}", soft_wrap=True)
     return True
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from glip_export.cli.console import console
+from glip_export.cli.console import console, steps_progress
 from glip_export.cli.options import Backends, BundleArgument, JsonOption, Threads, WeightsAgain, bundle_or_newest
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def run(
 
     bundle = Bundle.open(path)
     cases = built_in_cases(bundle.config, bundle.image_size, quick)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+    with steps_progress() as progress:
         task = progress.add_task("loading the reference")
         reference = open_session(bundle, "torch", threads, None if weights is None else Path(weights))
         candidates = [open_session(bundle, backend, threads) for backend in backends]
@@ -68,10 +67,11 @@ def run(
             progress.update(task, description="tracing")
             console.print(_first_difference(reference, bundle), soft_wrap=True)
     report = ParityReport(tuple(results), bundle.versions)
-    console.print(report.table())
     if json is not None:
         atomic_write_text(json, json_module.dumps(report.to_dict(), indent=1) + "\n")
-        console.print(f"Wrote {json}")
+    console.print(report.table())
+    if json is not None:
+        console.print(f"Wrote {json}", soft_wrap=True)
     return report.passed
 
 

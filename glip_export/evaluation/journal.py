@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from glip_export.errors import GlipExportError
 
@@ -20,7 +21,7 @@ class Journal:
     The first line says what was asked; a line that a killed process left half-written is dropped, with what follows.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, records: list[dict[str, Any]], note: str) -> None:
+    def __init__(self, path: Path, file: FileIO, records: list[dict[str, Any]], note: str) -> None:
         self.path = path
         self._file = file
         self.records = records
@@ -45,7 +46,8 @@ class Journal:
                 records, end, note = _read(path, identity)
                 if note:
                     os.replace(path, path.with_name(f"{path.name}.old"))
-                file = opened.enter_context(open(path, "r+b" if end else "wb"))
+                # Unbuffered: what a full disk did not take is not tried again when the file is closed.
+                file = opened.enter_context(open(path, "r+b" if end else "wb", buffering=0))
                 file.truncate(end)
                 file.seek(end)
             except Timeout as error:
@@ -64,8 +66,9 @@ class Journal:
 
     def _write(self, value: Mapping[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(value, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+            data = memoryview(json.dumps(value, allow_nan=False).encode() + b"\n")
+            while data:
+                data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise GlipExportError(f"cannot write {self.path}: {error.strerror or error}") from error

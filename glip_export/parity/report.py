@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from glip_export.parity.ladder import Comparison, ParityResult
 from glip_export.parity.metrics import TensorDiff, Tolerance
 from glip_export.parity.pairing import DetectionDiff
 
 _SHOWN = 12  # failures listed below the table; the JSON has them all
-_GOOD, _BAD = "[green]✓[/]", "[red]✗[/]"
+_GOOD, _BAD = Text("✓", "green"), Text("✗", "red")
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,10 @@ class ParityReport:
         parts: list[RenderableType] = [_tensor_table(self.results), _detection_table(self.results)]
         for result in self.results:
             failures = result.failures()
-            parts += [f"[red]{escape(f'{result.backend}: {line}')}[/]" for line in failures[:_SHOWN]]
+            parts += [Text(f"{result.backend}: {line}", "red") for line in failures[:_SHOWN]]
             if len(failures) > _SHOWN:
-                parts.append(f"[red]{escape(result.backend)}: and {len(failures) - _SHOWN} more[/]")
-        color = "green" if self.passed else "red"
-        return Group(*parts, f"[bold {color}]{escape(self.verdict())}[/]")
+                parts.append(Text(f"{result.backend}: and {len(failures) - _SHOWN} more", "red"))
+        return Group(*parts, Text(self.verdict(), "bold green" if self.passed else "bold red"))
 
     def verdict(self) -> str:
         """One sentence: passed or failed, who, on what, within what."""
@@ -102,13 +101,13 @@ def _tensor_table(results: Sequence[ParityResult]) -> Table:
         for index, (name, (case, diff)) in enumerate(result.worst().items()):
             bad = _rule_broken(result.cases, name) or not diff.within(result.tolerance)
             table.add_row(
-                escape(result.backend) if index == 0 else "",
+                Text(result.backend) if index == 0 else "",
                 name,
                 _number(diff.max_abs),
                 _number(diff.relative),
                 f"{diff.cosine:.7f}",
                 str(diff.nan + diff.inf),
-                escape(case),
+                Text(case),
                 _BAD if bad else _GOOD,
             )
         table.add_section()
@@ -129,8 +128,8 @@ def _detection_table(results: Sequence[ParityResult]) -> Table:
                 item.error or item.broken for item in compared
             )
             table.add_row(
-                escape(result.backend) if index == 0 else "",
-                escape(label),
+                Text(result.backend) if index == 0 else "",
+                Text(label),
                 *(str(value) for value in _totals(pictures).values()),
                 _number(max((picture.box_px for picture in pictures), default=math.nan)),
                 _number(max((picture.score for picture in pictures), default=math.nan)),

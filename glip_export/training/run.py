@@ -99,10 +99,10 @@ def _line(trainer: Trainer, rate: float) -> str:
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("loss {task.fields[loss]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def _build_engine(job: Job, path: Path, say: Say) -> None:
     if job.timing_cache is not None and job.flavor == TENSORRT:
         from glip_export.bundle.files import atomic_write_bytes
 
-        atomic_write_bytes(job.timing_cache, bytes(config.get_timing_cache().serialize()))
+        with suppress(GlipExportError):  # a full disk: the next build takes longer, this engine is done
+            atomic_write_bytes(job.timing_cache, bytes(config.get_timing_cache().serialize()))
 
 
 def make_logger(trt: Any) -> Any:
