@@ -38,3 +38,13 @@ class ServerError(GlipExportError):
         self.code = code
         self.status = status
         self.retry_after = retry_after
+
+
+class GlipExportWarning(UserWarning):
+    """What is done as asked, and perhaps not as meant; the command line prints it on one line."""
+
+
+def quoted(value: object) -> str:
+    """On one line and short, whatever it is: for what a person gave."""
+    text = repr(value[:80] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else text[:57] + "..."

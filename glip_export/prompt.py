@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Encoding
 
-from glip_export.errors import ConfigError, PromptError
+from glip_export.errors import ConfigError, PromptError, quoted
+from glip_export.names import split_names
 
 MAX_NAMES = 20_000
 MAX_CHARACTERS = 1_000_000
@@ -60,16 +61,16 @@ class Prompt:
 
     @classmethod
     def of(cls, value: str | Sequence[str] | Prompt) -> Prompt:
-        """A prompt of names: "cat. remote control" (split at each stop) or ["cat", "remote control"].
+        """A prompt of names: "cat. remote control" or ["cat", "remote control"].
 
-        Names go through `clean_name` as in the original. A name that holds a stop itself needs the list form.
+        A text is split at each stop that ends a name; "St. Bernard" and "3.5 mm jack" stay whole (`split_names`), and a
+        name with any other stop in it needs the list form. Names go through `clean_name` as in the original.
         """
         if isinstance(value, Prompt):
             return value
         if isinstance(value, str):
             _check_length(len(value))
-            parts = [part.strip() for part in value.split(".")]
-            return cls(tuple(clean_name(part).strip() for part in parts if part))
+            return cls(tuple(clean_name(part).strip() for part in split_names(value)))
         if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray)):
             raise PromptError(f"a prompt is a text or a list of names, not {type(value).__name__}")
         return cls(tuple(clean_name(_checked_text(name)) for name in value))
@@ -115,7 +116,7 @@ class Prompt:
         _check_length(sum(len(_checked_text(text)) for text in texts) + len(self.caption or ""))
         for index, name in enumerate(self.asked):
             if not name.strip(". \t\r\n"):
-                raise PromptError(f"name {index + 1} of the prompt is empty: {_quote(name)} holds no word")
+                raise PromptError(f"name {index + 1} of the prompt is empty: {quoted(name)} holds no word")
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -212,12 +213,12 @@ def _tokenize(
 ) -> TokenizedChunk:
     encoding = tokenizer().encode(caption)
     if len(encoding.ids) > limit:
-        raise PromptError(f"{_quote(caption)} takes {len(encoding.ids)} tokens; the model holds {limit} at once")
+        raise PromptError(f"{quoted(caption)} takes {len(encoding.ids)} tokens; the model holds {limit} at once")
     class_tokens = []
     for name, entry in zip(names, spans, strict=True):
         tokens = sorted({token for span in entry for token in _span_tokens(encoding, span, len(caption))})
         if not tokens:
-            raise PromptError(f"{_quote(name)} holds nothing that the tokenizer can read; give it a word")
+            raise PromptError(f"{quoted(name)} holds nothing that the tokenizer can read; give it a word")
         class_tokens.append(tuple(tokens))
     return TokenizedChunk(caption, np.array(encoding.ids, np.int64), tuple(class_tokens), first)
 
@@ -245,7 +246,7 @@ def _parse_spans(entry: Span | Sequence[Span], caption: str) -> tuple[Span, ...]
     """(start, end) or a list of them, checked against the caption."""
     pairs = [entry] if _is_pair(entry) else entry
     if not isinstance(pairs, Sequence) or not pairs or not all(_is_pair(pair) for pair in pairs):
-        raise PromptError(f"a span is (start, end) or a list of them, not {_quote(entry)}")
+        raise PromptError(f"a span is (start, end) or a list of them, not {quoted(entry)}")
     spans = tuple((int(start), int(end)) for start, end in pairs)  # type: ignore[misc,arg-type]
     for start, end in spans:
         if not 0 <= start < end <= len(caption):
@@ -261,7 +262,7 @@ def _is_pair(entry: object) -> bool:
 
 def _checked_words(entry: Sequence[str]) -> Words:
     if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != len(Words._fields):
-        raise PromptError(f"the words of a class are (prefix, name, suffix), not {_quote(entry)}")
+        raise PromptError(f"the words of a class are (prefix, name, suffix), not {quoted(entry)}")
     return Words(*entry)
 
 
@@ -272,16 +273,10 @@ def _checked_text(text: object) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise PromptError(f"{_quote(text)} is not valid Unicode: it holds half of a surrogate pair") from None
+        raise PromptError(f"{quoted(text)} is not valid Unicode: it holds half of a surrogate pair") from None
     return str(text)
 
 
 def _check_length(characters: int) -> None:
     if characters > MAX_CHARACTERS:
         raise PromptError(f"the prompt has {characters} characters; at most {MAX_CHARACTERS} are accepted")
-
-
-def _quote(value: object) -> str:
-    """On one line and short, whatever it is."""
-    text = repr(value[:80] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "..."

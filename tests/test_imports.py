@@ -24,7 +24,8 @@ ROWS = (
     ("graphs",),
     ("results", "bundle"),
     ("model", "image"),
-    ("config", "prompt", "checkpoint"),
+    ("config", "prompt", "hints", "checkpoint"),
+    ("names",),
     ("errors", "processes", "addresses", "__init__"),
 )
 FLOOR = {room: len(ROWS) - number for number, row in enumerate(ROWS) for room in row}

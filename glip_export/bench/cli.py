@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from glip_export.cli.console import run_app
-from glip_export.cli.options import bundle_or_newest, parse_image_size
+from glip_export.cli.options import Verb, bundle_or_newest, parse_image_size
 from glip_export.errors import GlipExportError
 
 DEFAULT_PROMPT = "cat. coffee cup. astronaut. rocket"  # what is on the packaged photos
@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Verb)
 def bench(
     bundle: Annotated[
         Path | None, typer.Option(help="The bundle's folder; by default the newest under engines/.", show_default=False)
@@ -122,6 +122,7 @@ def _all_backends(bundle: Path) -> list[str]:
 def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]:
     if (prompt is not None) + coco + (file is not None) > 1:
         raise GlipExportError("give one of --prompt, --coco-prompt and --prompt-file")
+    from glip_export.names import read_names_file
     from glip_export.prompt import Prompt
 
     if coco:
@@ -130,11 +131,7 @@ def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]
         return Prompt.of(COCO).names
     if file is None:
         return Prompt.of(DEFAULT_PROMPT if prompt is None else prompt).names
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GlipExportError(f"cannot read --prompt-file {file}: {error}") from error
-    return Prompt.of([line.strip() for line in lines if line.strip()]).names
+    return Prompt.of(read_names_file(file, "--prompt-file")).names
 
 
 if __name__ == "__main__":

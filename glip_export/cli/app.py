@@ -11,6 +11,7 @@ from glip_export.cli.detect import detect
 from glip_export.cli.evaluate import coco
 from glip_export.cli.info import info
 from glip_export.cli.onnx import onnx
+from glip_export.cli.options import Verb
 from glip_export.cli.serve import serve
 from glip_export.cli.triton import triton
 from glip_export.cli.trt import trt
@@ -41,10 +42,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
-app.command(context_settings={"ignore_unknown_options": True})(onnx)  # so that an override's value may be -1
+app.command(cls=Verb, context_settings={"ignore_unknown_options": True})(onnx)  # so that an override's value may be -1
 for verb in (trt, verify, detect, info, triton, serve):
-    app.command()(verb)
-evaluations.command()(coco)
+    app.command(cls=Verb)(verb)
+evaluations.command(cls=Verb)(coco)
 
 
 def main() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from typing import TextIO
+from contextlib import suppress
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from glip_export.errors import GlipExportError
+from glip_export.errors import GlipExportError, GlipExportWarning
 
 _PIPE_CLOSED = 1  # the exit code of a command whose reader has gone, as typer has it
 
@@ -37,15 +39,17 @@ def steps_progress(transient: bool = False) -> Progress:
 def run_app(app: Callable[[], object], name: str) -> None:
     """Runs an entry point: a mistake of the user's is one line and exit code 2, never a traceback.
 
-    So is a file or a standard output that cannot be written, whatever wrote it. A letter that the console's encoding
-    lacks is shown by its number.
+    So is a file or a standard output that cannot be written, whatever wrote it, and a GlipExportWarning, once and
+    without Python's file and line. A letter that the console's encoding lacks is shown by its number.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not what a test or a notebook put in its place
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app()
+            with warnings.catch_warnings():
+                _show_warnings(name)
+                app()
         finally:
             sys.stdout.flush()  # here, where it can still be told, and not when Python ends
     except GlipExportError as error:
@@ -57,6 +61,21 @@ def run_app(app: Callable[[], object], name: str) -> None:
     except OSError as error:
         what = error.filename if error.filename is not None else "" if _is_writable(sys.stdout) else "standard output"
         _end(f"{name}: {error.strerror or error}{f': {what}' if what else ''}", 2)
+
+
+def _show_warnings(name: str) -> None:
+    warnings.simplefilter("always", GlipExportWarning)
+    others, shown = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, GlipExportWarning):
+            others(message, category, *where, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            with suppress(OSError):  # nobody reads it
+                print(f"{name}: warning: {message}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show
 
 
 def megabytes(size: int) -> str:

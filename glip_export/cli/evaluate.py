@@ -72,7 +72,10 @@ def coco(
     Example: glip-export eval coco --images val2017 --annotations instances_val2017.json
     """
 
-    options = Options(read_names(names), batch, chunk, aspect_groups, limit, strict, threads, weights)
+    from glip_export.names import read_names
+
+    asked = None if names is None else read_names(names)
+    options = Options(asked, batch, chunk, aspect_groups, limit, strict, threads, weights)
     backends = tuple(dict.fromkeys(backend or ("onnxruntime",)))
     where = bundle_or_newest(bundle)
     if not run_coco(images, annotations, where, backends, options, output, json, max_ap_difference):
@@ -148,26 +151,6 @@ def run_coco(
 def backend_folder(backend: str) -> str:
     """The name of a backend's folder: a colon cannot stand in one on Windows."""
     return backend.replace(":", "-")
-
-
-def read_names(words: str | None) -> tuple[str, ...] | None:
-    """--names: a file with a name a line, or names with stops between."""
-    from glip_export.prompt import Prompt
-
-    if words is None:
-        return None
-    path = Path(words)
-    try:
-        is_file = path.is_file()
-    except (OSError, ValueError):  # too long for a file's name, or with a NUL
-        is_file = False
-    if not is_file:
-        return Prompt.of(words).names
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GlipExportError(f"cannot read --names {path}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _identity(backend: str, dataset: CocoDataset, bundle: Bundle, options: Options) -> dict[str, Any]:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from glip_export.errors import GlipExportError
+
+
+class Verb(TyperCommand):
+    """A command whose options with one value are given once: the last one would win without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click does; raises GlipExportError for an option given again that is not repeatable."""
+        if not ctx.resilient_parsing:  # completion
+            _, _, given = self.make_parser(ctx).parse_args(list(args))
+            for option in given:
+                if isinstance(option, TyperOption) and _takes_one(option) and given.count(option) > 1:
+                    raise GlipExportError(f"give {option.opts[0]} once{_ADVICE.get(option.name or '', '')}")
+        return super().parse_args(ctx, args)
+
 
 BACKEND_WORDS = "torch, onnxruntime, openvino, openvino:bf16"
 
@@ -30,6 +45,9 @@ WeightsAgain = Annotated[
 ]
 
 
+_ADVICE = {"prompt": ': names are separated by stops, "cat. dog"', "names": ": names are separated by stops"}
+
+
 def bundle_or_newest(path: Path | None) -> Path:
     """The folder that was named, or the newest bundle under engines/; raises BundleError if there is none."""
     from glip_export.bundle import newest_bundle
@@ -45,3 +63,7 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal()):
         raise GlipExportError(f"--image-size is HEIGHTxWIDTH, such as 800x1216, not {text!r}")
     return int(height), int(width)
+
+
+def _takes_one(option: TyperOption) -> bool:
+    return not (option.multiple or option.is_flag or option.count)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError, ServerError
+from glip_export.hints import Hinter
 from glip_export.image import Picture, load_image
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
@@ -54,6 +55,7 @@ class Client:
         if parts is None or not parts.host:
             raise GlipExportError(f"{url!r} is no server's address: give one such as http://127.0.0.1:8000")
         self.url = url.rstrip("/")
+        self._hinter = Hinter()
         self._busy_seconds = busy_seconds
         self._at_once = max(1, at_once)
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -94,7 +96,9 @@ class Client:
         """
         if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
             raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
-        fields: dict[str, Any] = {"prompt": _words(prompt), "threshold": float(threshold)}
+        parsed = Prompt.of(prompt)
+        fields: dict[str, Any] = {"prompt": _words(prompt, parsed), "threshold": float(threshold)}
+        self._hinter.tell(parsed, stacklevel=2)
         if deadline_ms is not None:
             fields["deadline_ms"] = int(deadline_ms)
         stop = threading.Event()
@@ -192,11 +196,10 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())[:400]
 
 
-def _words(prompt: str | Sequence[str] | Prompt) -> str | list[str]:
-    """A prompt as it is sent; raises PromptError where the server would."""
-    parsed = Prompt.of(prompt)
-    if parsed.caption is not None:
-        raise PromptError("a server takes names, not the phrases of a caption")
+def _words(prompt: str | Sequence[str] | Prompt, parsed: Prompt) -> str | list[str]:
+    """A prompt as it is sent; raises PromptError for what a server does not take."""
+    if parsed.caption is not None or parsed.words is not None or parsed.unscored:
+        raise PromptError("a server takes names, not the phrases of a caption or words around a name")
     if isinstance(prompt, str):
         return prompt
     return list(parsed.names)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError, ServerError
+from glip_export.hints import Hinter
 from glip_export.image import Picture, load_image
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
@@ -53,6 +54,7 @@ class TritonClient:
         self._grpc: Any = grpc
         self._model = model
         self._timeout = timeout
+        self._hinter = Hinter()
         self._client = grpc.InferenceServerClient(url)
 
     def __enter__(self) -> TritonClient:
@@ -85,8 +87,9 @@ class TritonClient:
         if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
             raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
         parsed = Prompt.of(prompt)
-        if parsed.spans is not None:
-            raise PromptError("a Triton server takes names, not the phrases of a caption")
+        if parsed.caption is not None or parsed.words is not None or parsed.unscored:
+            raise PromptError("a Triton server takes names, not the phrases of a caption or words around a name")
+        self._hinter.tell(parsed, stacklevel=2)
         text = write_prompt(parsed.names)
         with ThreadPoolExecutor(max_workers=max(1, min(AT_ONCE, len(images)))) as pool:
             answers = pool.map(lambda image: self._detect(image, text, threshold), images)

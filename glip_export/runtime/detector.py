@@ -12,6 +12,7 @@ import numpy as np
 from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError, PromptError
+from glip_export.hints import Hinter
 from glip_export.image import ImageBatch, Picture, load_image, preprocess, restore_boxes
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
@@ -50,6 +51,7 @@ class Detector:
         self.config = config
         self.image_size = image_size  # of a static bundle
         self._text: OrderedDict[str, F32] = OrderedDict()
+        self._hinter = Hinter()
 
     @classmethod
     def open(
@@ -84,7 +86,8 @@ class Detector:
         Prompt; or a list of Prompt, one a picture. One too long for the text encoder is split into captions over the
         same image features. chunk: names a caption (GLIP's TEST.CHUNKED_EVALUATION); None takes the configuration's.
         class_agnostic_nms: of boxes that overlap, whatever their names, only the best stays: after the model's own NMS
-        of each class one over all, at its threshold (MODEL.ATSS.NMS_TH). Raises ImageError and PromptError.
+        of each class one over all, at its threshold (MODEL.ATSS.NMS_TH). Raises ImageError and PromptError; warns once
+        (GlipExportWarning) of a prompt with words that the model does not know.
         """
         if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
             raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
@@ -92,6 +95,8 @@ class Detector:
             raise GlipExportError(f"batch_size is {batch_size}; it is 1 or more")
         # A prompt that cannot be used is told before any picture is read.
         tokenized = _of_each(prompt, len(images), lambda one: _Tokenized(one, self.chunks(one, chunk)))
+        for one in dict.fromkeys(each.prompt for each in tokenized):
+            self._hinter.tell(one, stacklevel=2)
         size = batch_size or max(len(images), 1)
         batches = [images[start : start + size] for start in range(0, len(images), size)]
         results: list[Detections] = []
@@ -117,6 +122,7 @@ class Detector:
     ) -> list[Detections]:
         """As `detect`, on pictures that were encoded before."""
         prompt = Prompt.of(prompt)
+        self._hinter.tell(prompt, stacklevel=2)
         return self._detect_chunks(encoded, _Tokenized(prompt, self.chunks(prompt, chunk)))
 
     def chunks(self, prompt: Prompt, chunk: int | None = None) -> tuple[TokenizedChunk, ...]:

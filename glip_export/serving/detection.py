@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from glip_export.errors import GlipExportError, ImageError
+from glip_export.hints import hints
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.runtime.detector import EncodedImages
@@ -71,6 +72,7 @@ class DetectionService:
             "results": results,
             "timing_ms": {stage: round(seconds * 1000, 2) for stage, seconds in timing.items()},
             "cached": [answer.cached for answer in answers],
+            "warnings": list(hints(accepted.prompt)),
         }
 
     async def _accept(self, request: Request) -> _Accepted:

@@ -13,7 +13,7 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from glip_export.errors import PromptError
+from glip_export.errors import PromptError, quoted
 from glip_export.prompt import Prompt
 from glip_export.serving.answers import BAD_PROMPT, BAD_REQUEST, TOO_LARGE, ServiceError
 from glip_export.serving.settings import Settings
@@ -46,7 +46,7 @@ def media_type(content_type: str) -> str:
     """The type of a body that is understood; raises ServiceError (415)."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in MEDIA_TYPES:
-        raise ServiceError(BAD_REQUEST, f"the body is {MULTIPART} or {JSON}, not {_quote(content_type)}", status=415)
+        raise ServiceError(BAD_REQUEST, f"the body is {MULTIPART} or {JSON}, not {quoted(content_type)}", status=415)
     return kind
 
 
@@ -77,7 +77,7 @@ def _from_json(body: bytes) -> dict[str, Any]:
     if unknown:
         raise ServiceError(
             BAD_REQUEST,
-            f"there is no {_quote(unknown[0])} in a request: it has images, prompt, threshold and deadline_ms",
+            f"there is no {quoted(unknown[0])} in a request: it has images, prompt, threshold and deadline_ms",
         )
     return document
 
@@ -142,7 +142,7 @@ class _Form:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name not in _FIELDS:
-            raise ServiceError(BAD_REQUEST, f"there is no {_quote(name)} in a form: it has {', '.join(_FIELDS)}")
+            raise ServiceError(BAD_REQUEST, f"there is no {quoted(name)} in a form: it has {', '.join(_FIELDS)}")
         self.parts.append((name, bytes(self._data)))
 
 
@@ -189,7 +189,7 @@ def _number(text: str, name: str) -> float | int:
     try:
         return int(text) if name == "deadline_ms" else float(text)
     except ValueError:
-        raise ServiceError(BAD_REQUEST, f"{name} is a number, not {_quote(text)}") from None
+        raise ServiceError(BAD_REQUEST, f"{name} is a number, not {quoted(text)}") from None
 
 
 def _prompt(value: object, settings: Settings) -> Prompt:
@@ -215,7 +215,7 @@ def _prompt(value: object, settings: Settings) -> Prompt:
 
 def _threshold(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:  # NaN is neither
-        raise ServiceError(BAD_REQUEST, f"threshold is a number from 0 to 1, not {_quote(value)}")
+        raise ServiceError(BAD_REQUEST, f"threshold is a number from 0 to 1, not {quoted(value)}")
     return float(value)
 
 
@@ -223,11 +223,5 @@ def _deadline(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= math.inf:
-        raise ServiceError(BAD_REQUEST, f"deadline_ms is a whole number of milliseconds from 1, not {_quote(value)}")
+        raise ServiceError(BAD_REQUEST, f"deadline_ms is a whole number of milliseconds from 1, not {quoted(value)}")
     return value
-
-
-def _quote(value: object) -> str:
-    """On one line and short, whatever it is."""
-    text = repr(value[:80] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -45,6 +45,9 @@ class DetectAnswer(BaseModel):
         description="queue, image, text, head and total; total begins with the body read"
     )
     cached: list[bool] = Field(description="of each picture, whether its features were held")
+    warnings: list[str] = Field(
+        description="what a person should know of the prompt, such as words unknown to the model"
+    )
 
 
 class ModelAnswer(BaseModel):
@@ -77,7 +80,7 @@ class ErrorAnswer(BaseModel):
 
 _PROMPT = {
     "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
-    "description": 'names with stops between, "cat. remote control", or a list of names',
+    "description": 'names with stops between, "cat. remote control", or a list of names, for names with stops in them',
 }
 _THRESHOLD = {
     "type": "number",

@@ -61,6 +61,16 @@ def test_a_link_says_what_to_look_for(open_tab, server: Server, expected: Detect
     assert sorted(visible_names(page)) == sorted(expected.above(0.62).names)
 
 
+def test_unk_prompt_is_told_beneath_the_picture(open_tab, server: Server) -> None:
+    page = open_tab(server.address).page
+    page.set_input_files("#file", CAT)
+    look_for(page, "cat. \u732b")
+    page.locator("#status").get_by_text("no word for '\u732b'").wait_for()
+    look_for(page, PROMPT)
+    page.locator("#status").get_by_text("Answered in").wait_for()
+    assert "no word for" not in page.locator("#status").inner_text()
+
+
 def test_row_and_box_mark_each_other(open_tab, server: Server, expected: Detections) -> None:
     page = open_tab(server.address).page
     page.set_input_files("#file", CAT)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from glip_export import Detector, GlipExportError
-from glip_export.errors import BackendError, ImageError, PromptError
+from glip_export.errors import BackendError, GlipExportWarning, ImageError, PromptError
 from glip_export.prompt import Prompt
 
 
@@ -155,6 +155,17 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (one, other)]
     shared = max(w, 0) * max(h, 0)
     return shared / (areas[0] + areas[1] - shared)
+
+
+def test_unk_prompt_warns_once_of_words_that_the_model_lacks(
+    detector: Detector, pictures: list[np.ndarray], recwarn: pytest.WarningsRecorder
+) -> None:
+    encoded = detector.encode_images(pictures[:1])
+    for prompt in ("\u732b. cat", ["\u732b", "cat"], "cat"):
+        detector.detect_encoded(encoded, prompt)
+    (warning,) = recwarn.list
+    assert warning.category is GlipExportWarning and warning.filename == __file__
+    assert "no word for '\u732b'" in str(warning.message)
 
 
 def test_phrase_grounding(detector: Detector, pictures: list[np.ndarray]) -> None:

@@ -114,6 +114,12 @@ def test_answers(service: Service) -> None:
         ]
         assert list(document["timing_ms"]) == ["queue", "image", "text", "head", "total"]
         assert document["cached"] == [False]
+        assert document["warnings"] == []
+
+
+def test_unk_prompt_is_told_in_the_answer(service: Service) -> None:
+    (warning,) = service.ask(as_json(prompt="\u732b. cat")).json()["warnings"]
+    assert "no word for '\u732b'" in warning
 
 
 def test_several_pictures_keep_their_order(service: Service) -> None:

@@ -12,7 +12,7 @@ const legend = new Legend(at.legend);
 
 let model = null; // the server's /v1/model
 let picture = null; // {file, name, id, url}: what is shown; id once the server knows it
-let answer = null; // {prompt, result, timing, cached} of the picture shown
+let answer = null; // {prompt, result, timing, cached, warnings} of the picture shown
 let pending = null; // the request whose answer is waited for
 let timer = 0;
 
@@ -103,7 +103,7 @@ async function ask() {
 
 function showAnswer(prompt, body) {
   const [result] = body.results;
-  answer = { prompt, result, timing: body.timing_ms, cached: body.cached[0] };
+  answer = { prompt, result, timing: body.timing_ms, cached: body.cached[0], warnings: body.warnings ?? [] };
   view.setSize(result.image.width, result.image.height);
   view.setDetections(result.detections);
   list.setDetections(result.detections);
@@ -141,7 +141,8 @@ function filter() {
 function announce() {
   if (!answer) return;
   const how = answer.cached ? ", picture features reused" : "";
-  say(`${at.shown.textContent} boxes shown. Answered in ${milliseconds(answer.timing.total)}${how}.`);
+  const said = `${at.shown.textContent} boxes shown. Answered in ${milliseconds(answer.timing.total)}${how}.`;
+  say([...answer.warnings.map((warning) => `Note: ${warning}.`), said].join(" "));
 }
 
 const STAGES = [["queue", "waiting"], ["image", "picture"], ["text", "text"], ["head", "fusion head"]];
