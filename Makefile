@@ -23,7 +23,7 @@ setup: $(READY) ## Create .venv with the package and all extras that need no GPU
 # torch comes first and alone: PyPI's plain torch for Linux pulls several GB of CUDA libraries, which this toolkit
 # does not use; where a CPU wheel of exactly this version is offered, pip takes it, and the extras then keep it.
 $(READY): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make setup needs Python 3.10 or later; name it: make setup PYTHON=/path/to/python3"; exit 2; }
+	@test -n "$(PYTHON)" || { echo "make setup needs Python 3.11 or later; name it: make setup PYTHON=/path/to/python3"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing glip-export[$(EXTRAS)] into .venv; the first time takes some minutes."
 	@$(BIN)/python -m pip install --quiet torch==2.13.0

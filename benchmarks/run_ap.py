@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def _open_emulated(bundle: Bundle, precision: str, threads: int | None) -> Detec
 def _facts(given: argparse.Namespace, bundle: Bundle, reports: dict[str, CocoReport]) -> dict[str, Any]:
     """Everything for the JSON; no folder of this machine."""
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**describe_machine(), "threads": given.threads},
         "bundle": {
             "name": bundle.name,

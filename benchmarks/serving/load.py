@@ -14,7 +14,7 @@ import contextlib
 import json
 import statistics
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def main() -> None:
         runs = [measure(given, cases, given.max_batch)]
         print_run(runs[0])
     document = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
         "load_average": psutil.getloadavg(),
         "bundle": given.bundle.name,

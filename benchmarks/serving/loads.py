@@ -117,7 +117,7 @@ class Load:
         reply: Reply | None
         try:
             reply = await send(self._address, detect(picture, case.prompt), self._timeout)
-        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
+        except (OSError, asyncio.IncompleteReadError):
             reply = None
         outcome.add(case, reply, time.perf_counter() - started)
         return reply

@@ -20,6 +20,7 @@ from glip_export.bundle import Bundle
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.graphs.contracts import GRAPHS, fixed_axes, pyramid_axes
 from glip_export.graphs.multiply_adds import Shapes, node_macs
+from glip_export.runtime.versions import check_version
 
 
 def bundle_gmac(bundle: Bundle, graph: str, size: tuple[int, int], tokens: int = 1, classes: int = 1) -> float:
@@ -52,6 +53,7 @@ def count_macs(path: Path, feed: Mapping[str, np.ndarray]) -> int:
 
 def _profiled_nodes(path: Path, feed: Mapping[str, np.ndarray]) -> Iterable[tuple[str, Shapes, Shapes]]:
     """(operator, input shapes, output shapes) of every node that ran."""
+    check_version(onnxruntime)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from glip_export.bench.agreement import Agreement, agree
@@ -49,7 +49,7 @@ def make_report(
             "weights_sha256": bundle.weights.sha256,
         },
         "prompt": bundle.config.text.separator.join(job.names),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

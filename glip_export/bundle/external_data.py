@@ -1,7 +1,7 @@
 """Which files an ONNX graph takes its weights from, read without the onnx package.
 
-ONNX Runtime before 1.24 (the newest for Python 3.10 is 1.23) opens any path that a graph names, so a bundle from
-somebody else could read files outside its folder. `Bundle.open` therefore looks first.
+A graph may name any path, so a bundle from somebody else could read files outside its folder. ONNX Runtime refuses
+that itself since 1.24; `Bundle.open` looks first all the same, for OpenVINO, TensorRT and Triton read the graphs too.
 """
 
 from __future__ import annotations

@@ -56,13 +56,17 @@ def run(
     overrides: Sequence[str],
 ) -> None:
     """Loads, exports, checks, and prints a summary."""
+    import onnxruntime
+
     from glip_export.checkpoint import resolve_weights
     from glip_export.graphs.export import check_image_size, export_onnx
     from glip_export.model.glip import load_model
     from glip_export.parity.first_check import first_check
     from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
     from glip_export.runtime.torch_session import TorchSession
+    from glip_export.runtime.versions import check_version
 
+    check_version(onnxruntime)  # before the minutes that the export takes
     if image_size is not None:
         check_image_size(image_size)
     with steps_progress() as progress:

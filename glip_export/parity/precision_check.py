@@ -21,6 +21,7 @@ from glip_export.parity.pairing import Detections
 from glip_export.parity.recall import RecallDiff, found_again, together
 from glip_export.parity.run import Outputs, run
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
+from glip_export.runtime.versions import check_version
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def _open(model: onnx_ir.Model, threads: int | None) -> onnxruntime.InferenceSes
 
 
 def _load(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    check_version(onnxruntime)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # as in OnnxRuntimeSession

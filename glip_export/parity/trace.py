@@ -20,6 +20,7 @@ from glip_export.graphs.modules import MODULE_KEY
 from glip_export.model.glip import Glip
 from glip_export.parity.metrics import Tolerance, compare
 from glip_export.parity.run import Inputs
+from glip_export.runtime.versions import check_version
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -93,6 +94,7 @@ def _run_graph(bundle: Bundle, spec: GraphSpec, values: Arrays, modules: set[str
     known = {output.name for output in model.graph.outputs}
     extra = {value.name: value for values_ in leaving.values() for value in values_ if value.name not in known}
     model.graph.outputs.extend(extra.values())
+    check_version(onnxruntime)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "graph.onnx")
         onnx_ir.save(model, path, external_data="graph.onnx.data")

@@ -13,6 +13,7 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, TEXT_ENCODER, GraphSpec
 from glip_export.runtime.onnxruntime_providers import CPU, CUDA, check_active, configure, has_cuda
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
+from glip_export.runtime.versions import check_version
 
 LONG_PROMPT = 64  # tokens
 
@@ -23,8 +24,10 @@ class OnnxRuntimeSession(GraphSession):
     def __init__(self, bundle: Bundle, threads: int | None = None, provider: str = "") -> None:
         """Loads the graphs. provider: cpu, cuda, tensorrt or rtx; "" takes cuda where it works, else cpu.
 
-        `name` and `provider` say what really runs. Raises BackendError where the provider asked for does not load.
+        `name` and `provider` say what really runs. Raises BackendError where the provider asked for does not load, or
+        where ONNX Runtime is too old.
         """
+        check_version(onnxruntime)
         self.provider = provider or (CUDA if has_cuda() else CPU)
         try:
             self._sessions = self._open_all(bundle, threads)

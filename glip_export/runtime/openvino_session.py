@@ -21,6 +21,7 @@ from glip_export.runtime.native import Kernels, load_kernels
 from glip_export.runtime.openvino_kernels import OPERATORS, use_kernels
 from glip_export.runtime.resident_memory import forget_mapped_files
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
+from glip_export.runtime.versions import check_version
 
 PRECISIONS = ("fp32", "bf16")
 HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
@@ -53,6 +54,7 @@ class OpenVinoSession(GraphSession):
             raise BackendError(f"OpenVINO has no precision {precision!r} here: choose one of {', '.join(PRECISIONS)}")
         if hint not in HINTS:
             raise BackendError(f"OpenVINO has no hint {hint!r}: choose one of {', '.join(HINTS)}")
+        check_version(openvino)
         self.name = "openvino" if precision == "fp32" else f"openvino:{precision}"
         kernels = _kernels(precision)
         self._core = openvino.Core()

@@ -233,7 +233,7 @@ def test_graphs_that_read_other_files_are_refused(folder: Path, location: str) -
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 @pytest.mark.parametrize("location", LEADING_OUT)
 def test_onnxruntime_too_refuses_data_outside_the_folder(folder: Path, location: str) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", minversion="1.24")
+    onnxruntime = pytest.importorskip("onnxruntime")
     (folder.parent / "secret").write_bytes(bytes(4096))
     (folder / "linkdir").symlink_to("..", target_is_directory=True)
     (folder / "link").symlink_to("../secret")
