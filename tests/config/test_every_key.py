@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_keys_without_influence_change_nothing(group: Unread) -> None:
     for key in filter(group.covers, KEYS):
         for value in BY_TYPE[KEYS[key].type]:
             assert load(key, _typed(value)) == plain, key
+
+
+def test_the_documentation_has_the_same_tables() -> None:
+    """`python docs/make_configuration.py` writes them."""
+    docs = Path(__file__).parents[2] / "docs"
+    written = runpy.run_path(str(docs / "make_configuration.py"))
+    assert (docs / "configuration.md").read_text(encoding="utf-8").endswith(written["BEGIN"] + written["tables"]())
 
 
 def _typed(value: Any) -> str:
