@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,18 +110,20 @@ def run_coco(
     from glip_export.bundle import Bundle
     from glip_export.bundle.files import atomic_write_text
     from glip_export.evaluation import CocoDataset
-    from glip_export.evaluation.coco import prompt_for
     from glip_export.evaluation.problems import refuse
+    from glip_export.evaluation.prompts import prompt_for, prompt_notes
     from glip_export.evaluation.report import CocoReport, shown
 
     if max_ap_difference is not None and len(backends) < 2:
         raise GlipExportError("--max-ap-difference compares backends: give --backend twice or more")
-    dataset = CocoDataset.read(annotations, images, options.limit)
+    opened = Bundle.open(bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
+    config = opened.config
+    dataset = CocoDataset.read(annotations, images, options.limit, config.task.categories)
     if options.strict and dataset.problems:
         raise refuse(dataset.problems[0], dataset.path)
     dataset.check_annotated()
-    prompt_for(dataset, options.names)
-    opened = Bundle.open(bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
+    prompt_for(dataset, options.names, config, options.chunk)
+    dataset = replace(dataset, notes=(*dataset.notes, *prompt_notes(options.names, config, options.chunk)))
     folder = output or Path("evaluation") / f"{bundle.resolve().name}-{annotations.stem}"
     identities = {backend: _identity(backend, dataset, opened, options) for backend in backends}
     kept = _check_backends(bundle, backends, options, folder)
@@ -132,7 +134,7 @@ def run_coco(
             target = folder / backend_folder(backend)
             results[backend] = _evaluate(progress, target, identities[backend], opener, dataset, options)
     asked = {
-        **{"bundle": str(bundle), "model": opened.config.name, "weights_sha256": opened.weights.sha256},
+        **{"bundle": str(bundle), "model": config.name, "weights_sha256": opened.weights.sha256},
         **{key: value for key, value in identities[backends[0]].items() if key != "backend"},
     }
     report = CocoReport(dataset, results, asked, max_ap_difference)

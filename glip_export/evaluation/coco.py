@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from glip_export.config import GlipConfig
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.evaluation.average_precision import Scores, load_pycocotools, score
 from glip_export.evaluation.dataset import CocoDataset
@@ -16,6 +17,7 @@ from glip_export.evaluation.entries import CocoImage
 from glip_export.evaluation.journal import Journal
 from glip_export.evaluation.pictures import PictureBatch, in_groups, read_batches
 from glip_export.evaluation.problems import Problem, refuse
+from glip_export.evaluation.prompts import prompt_for
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.runtime.detector import Detector
@@ -47,6 +49,7 @@ def evaluate_coco(
     journal: Journal | None = None,
     strict: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    config: GlipConfig | None = None,
 ) -> CocoResult:
     """Detects on every picture and scores what was found.
 
@@ -54,15 +57,20 @@ def evaluate_coco(
     as categories and in their order; by default their own. batch: pictures padded together, in order of their ids.
     chunk, aspect_groups: see `Detector.detect` and `in_groups`. journal: results are added to it batch by batch, and
     what it holds is not computed again. strict: the first broken picture or annotation is an error. progress: told the
-    number of pictures done, first what the journal held.
+    number of pictures done, first what the journal held. config: the bundle's, so that what is asked for is checked
+    before a detector is opened.
 
+    What is asked for is what the bundle's configuration says (`prompt_for`), the categories' names by default.
     A picture that cannot be read is left out, with its objects, before batches are made. As in the original, pictures
     are taken as stored, whatever EXIF says (but see `load_as_annotated`), and boxes are scaled to the picture's
     annotated size where its file has another. Raises GlipExportError if there are not as many
     names as categories, if no picture can be read, and without pycocotools; else what `detect` raises.
     """
     load_pycocotools()  # told before hours of detecting, not after
-    prompt = prompt_for(dataset, names)
+    if config is None and not callable(detector):
+        config = detector.config
+    if config is not None:
+        prompt_for(dataset, names, config, chunk)
     records = [] if journal is None else journal.records
     groups = in_groups(dataset.images, aspect_groups)
     order = [image.id for group in groups for image in group]
@@ -76,6 +84,7 @@ def evaluate_coco(
     progress(done)
     if done < len(order):
         opened = detector() if callable(detector) else detector
+        prompt = prompt_for(dataset, names, opened.config, chunk)
         for current in read_batches(groups, done, batch, opened.config.image):
             if strict and current.problems:
                 raise refuse(current.problems[0], dataset.path)
@@ -89,14 +98,6 @@ def evaluate_coco(
     return _result(dataset, records)
 
 
-def prompt_for(dataset: CocoDataset, names: Sequence[str] | None) -> Prompt:
-    """The prompt that asks for the categories. Raises GlipExportError if there are not as many names."""
-    if names is not None and len(names) != len(dataset.categories):
-        wanted = len(dataset.categories)
-        raise GlipExportError(f"{len(names)} names are given, but {dataset.path} has {wanted} categories")
-    return Prompt.of(list(dataset.names if names is None else names))
-
-
 def _detect(
     detector: Detector, batch: PictureBatch, prompt: Prompt, chunk: int | None, dataset: CocoDataset
 ) -> dict[str, Any]:
@@ -108,7 +109,9 @@ def _detect(
     for image, detections in zip(batch.images, found, strict=True):
         if not np.isfinite(detections.boxes).all() or not np.isfinite(detections.scores).all():
             raise BackendError(f"{detector.session.name} gave NaN or infinite values on picture {image.id}")
-        results += _as_annotated(detections, image).to_coco(image.id, dataset.category_ids)
+        # By label, not by id: a task's categories need not be in the order of their ids.
+        for result in _as_annotated(detections, image).to_coco(image.id, range(len(dataset.categories))):
+            results.append({**result, "category_id": dataset.category_ids[result["category_id"]]})
     return {
         "pictures": batch.tried,
         "left_out": batch.left_out,

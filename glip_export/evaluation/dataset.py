@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from glip_export.config import TaskCategory
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.categories import asked_categories
 from glip_export.evaluation.entries import (
@@ -32,7 +33,7 @@ LISTS = ("images", "annotations", "categories")
 class CocoDataset:
     """Pictures and categories by rising id, and the objects on those pictures; broken entries are left out.
 
-    So are categories that nothing is an example of, see `asked_categories`.
+    Categories that a task puts in the place of the file's are in the task's order. Left out, too, categories that nothing is an example of, see `asked_categories`.
     """
 
     path: Path  # the annotation file
@@ -45,8 +46,17 @@ class CocoDataset:
     notes: tuple[str, ...] = ()  # what is done otherwise than the file says, though nothing in it is broken
 
     @classmethod
-    def read(cls, annotations: Path | str, images: Path | str, limit: int | None = None) -> CocoDataset:
+    def read(
+        cls,
+        annotations: Path | str,
+        images: Path | str,
+        limit: int | None = None,
+        categories: Sequence[TaskCategory] = (),
+    ) -> CocoDataset:
         """Reads an annotation file; images: the folder that its file names are in; limit: the first so many pictures.
+
+        categories: in place of the file's own, in this order (GLIP: DATASETS.OVERRIDE_CATEGORY); annotations of others
+        are left out as of an unknown category.
 
         What is broken (an entry without its keys, an unknown picture or category, a degenerate box, an id used twice,
         a path out of the folder) is in `problems` and left out. Raises GlipExportError for a file that is no COCO
@@ -57,16 +67,17 @@ class CocoDataset:
             raise GlipExportError(f"the pictures' folder {folder} does not exist or is no folder")
         data, content = _read_json(path)
         problems: list[Problem] = []
-        categories, _ = _parse_list("category", content["categories"], parse_category, problems)
+        listed = [asdict(each) for each in categories] or content["categories"]
+        parsed, _ = _parse_list("category", listed, parse_category, problems)
         parse = partial(parse_image, folder=folder)
         pictures, mentioned = _parse_list("picture", content["images"], parse, problems)
-        for found, what in ((categories, "category"), (pictures, "picture")):
+        for found, what in ((parsed, "category"), (pictures, "picture")):
             if not found:
                 reason = next((f": {each.text}" for each in problems if each.kind.startswith(what)), "")
                 raise GlipExportError(f"{path} has no {what} to evaluate{reason}")
-        objects = _parse_objects(content["annotations"], mentioned, {each.id for each in categories}, problems)
-        categories, notes = asked_categories(categories, {item.category_id for item in objects})
-        asked = {each.id for each in categories}
+        objects = _parse_objects(content["annotations"], mentioned, {each.id for each in parsed}, problems)
+        kept, notes = asked_categories(parsed, {item.category_id for item in objects})
+        asked = {each.id for each in kept}
         pictures = sorted(pictures, key=lambda image: rising(image.id))[:limit]
         chosen = {image.id for image in pictures}
         return cls(
@@ -74,7 +85,7 @@ class CocoDataset:
             sha256=hashlib.sha256(data).hexdigest(),
             folder=folder,
             images=tuple(pictures),
-            categories=tuple(sorted(categories, key=lambda category: category.id)),
+            categories=tuple(kept if categories else sorted(kept, key=lambda category: category.id)),
             objects=tuple(item for item in objects if item.image_id in chosen and item.category_id in asked),
             problems=tuple(problems),
             notes=notes,
@@ -82,12 +93,12 @@ class CocoDataset:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The categories' names: label i is the i-th, by rising id as in the original."""
+        """The categories' names, in the categories' order: label i is the i-th."""
         return tuple(category.name for category in self.categories)
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The categories' ids, rising."""
+        """The categories' ids, in the categories' order."""
         return tuple(category.id for category in self.categories)
 
     def check_annotated(self) -> None:
