@@ -33,7 +33,8 @@ LISTS = ("images", "annotations", "categories")
 class CocoDataset:
     """Pictures and categories by rising id, and the objects on those pictures; broken entries are left out.
 
-    Categories that a task puts in the place of the file's are in the task's order. Left out, too, categories that nothing is an example of, see `asked_categories`.
+    Categories that a task puts in the place of the file's are in the task's order; those that nothing is an example of
+    are left out, see `asked_categories`.
     """
 
     path: Path  # the annotation file

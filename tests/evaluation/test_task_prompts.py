@@ -108,7 +108,7 @@ def test_suppressed_names_end_the_caption(tmp_path: Path) -> None:
 
 def test_words_for_other_categories_are_refused(tmp_path: Path) -> None:
     dataset = CocoDataset.read(*write_set(tmp_path, {1: (200, 200)}, [(1, 1, BOX)], [(1, "pothole"), (2, "puddle")]))
-    with pytest.raises(GlipExportError, match="CAPTION_PROMPT has words for 1 categories, but .* has 2; give --names"):
+    with pytest.raises(GlipExportError, match=r"words for 1 categories, but .* has 2; give --names"):
         evaluate_coco(asking(HOLES), dataset)
 
 
@@ -126,7 +126,7 @@ def test_more_names_than_the_configuration_has_room_for() -> None:
     """TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM: the original's table of scores has so many columns."""
     detector = Detector(SimpleNamespace(), asking(TaskConfig(), most_names=3).config)  # type: ignore[arg-type]
     assert len(detector.chunks(Prompt.of(["a", "b", "c"]))) == 1
-    with pytest.raises(PromptError, match="4 names, but .* has room for 3 .*MDETR_STYLE_AGGREGATE_CLASS_NUM"):
+    with pytest.raises(PromptError, match=r"4 names, but .* has room for 3 .*MDETR_STYLE_AGGREGATE_CLASS_NUM"):
         detector.chunks(Prompt.of(["a", "b", "c", "d"]))
 
 
