@@ -40,7 +40,7 @@ class ServerProcess:
 
     def read_log(self) -> str:
         """What it wrote, output and errors."""
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def running_server(
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
-        text = log.read_text(errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
         found = re.search(r"at (http://\S+:\d+);", text)
         if found:
             return found[1]

@@ -61,7 +61,7 @@ def _gpu() -> str | None:
         return None
     query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return "; ".join(line.strip() for line in answer.splitlines() if line.strip()) or None

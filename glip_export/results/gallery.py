@@ -61,7 +61,10 @@ def write_gallery(
     }
     template = _asset("data/gallery/gallery.html")
     head, tail = (Template(part).substitute(values) for part in template.split("<!-- figures -->"))
-    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        atomic_path(target) as temporary,
+        temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file,
+    ):
         file.write(head)
         for picture in pictures:
             file.write(_figure(picture))

@@ -14,7 +14,7 @@ def forget_mapped_files(*folders: Path) -> None:
     """
     advice = getattr(mmap, "MADV_DONTNEED", None)
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     if advice is None:

@@ -46,7 +46,15 @@ def load_kernels() -> Kernels:
 def _compile(compiler: str, sources: list[Path], target: Path) -> None:
     command = [compiler, *FLAGS, *map(str, sources), "-o", str(target)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=COMPILE_SECONDS,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{compiler} could not compile the CPU kernels: {error}") from error
     if done.returncode:
@@ -56,7 +64,15 @@ def _compile(compiler: str, sources: list[Path], target: Path) -> None:
 
 def _version(compiler: str) -> str:
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [compiler, "--version"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{compiler} does not run: {error}") from error
     return done.stdout
@@ -65,7 +81,7 @@ def _version(compiler: str) -> str:
 def _processor() -> str:
     """What this machine's processor is and can do: a home folder may be shared by several machines."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}

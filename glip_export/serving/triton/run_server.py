@@ -132,7 +132,7 @@ def find_stubs(server: int) -> dict[int, str]:
         if not folder.name.isdecimal():
             continue
         try:
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            parent = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
             words = (folder / "cmdline").read_bytes().split(b"\0")  # empty of one that is dead and not yet waited for
         except OSError:  # it ended meanwhile
             continue
