@@ -46,15 +46,18 @@ def kinds(slow_seconds: float) -> list[Kind]:
         Kind("a TLS greeting", lambda r: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + r.randbytes(500), (400,)),
         Kind("no such method", lambda r: request(method="BREW"), (405,)),
         Kind("no such path", lambda r: request(f"/v1/{r.getrandbits(64):x}"), (404,)),
+        Kind("a host that is another's", lambda r: request(host=r.choice(_HOSTS)), (403,)),
         Kind("a path upwards", lambda r: request("/../../../../etc/passwd", method="GET"), (404,)),
         Kind("huge headers", lambda r: request(headers={"X-Huge": "a" * r.randint(70_000, 900_000)}), (400, 431)),
         Kind("many headers", lambda r: request(headers={f"X-{i}": "a" * 50 for i in range(2000)}), (400, 431)),
         Kind(
-            "a broken length", lambda r: b"POST /v1/detect HTTP/1.1\r\nHost: a\r\nContent-Length: ten\r\n\r\n", (400,)
+            "a broken length",
+            lambda r: b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: ten\r\n\r\n",
+            (400,),
         ),
         Kind(
             "two lengths",
-            lambda r: b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
+            lambda r: b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
             (400,),
         ),
         Kind("broken chunks", lambda r: _chunked(b"zz\r\nwhat\r\n"), (400,)),
@@ -118,6 +121,8 @@ def kinds(slow_seconds: float) -> list[Kind]:
         Kind("JSON of another kind", lambda r: _raw_json(r.choice([b"null", b"[]", b'"cat"', b"1", b"{}"])), (400,)),
         Kind("wrong types in JSON", _wrong_types, (400,)),
         Kind("no base64", lambda r: _json(images=[{"data": "*" * r.randint(1, 99)}]), (400,)),
+        Kind("lines of no base64", lambda r: _json(images=[{"data": "\r\n" * r.randint(1, 9999) + "*"}]), (400,)),
+        Kind("a data: URL of another kind", lambda r: _json(images=[{"data": r.choice(_URLS)}]), (400,)),
         Kind(
             "base64 of no picture",
             lambda r: _json(images=[{"data": base64.b64encode(r.randbytes(99)).decode()}]),
@@ -137,6 +142,22 @@ def kinds(slow_seconds: float) -> list[Kind]:
 
 
 _TYPES = ("image/png", "text/plain", "application/xml", "application/x-www-form-urlencoded", "garbage")
+
+_HOSTS = (
+    "attacker.example",
+    "localhost.attacker.example",
+    "127.0.0.1.nip.io:80",
+    "[::1]x",
+    "localhost@a",
+    "192.168.0.9",
+)
+_URLS = (
+    "data:",
+    "data:image/png,abc",
+    "data:;base64,%%%%",
+    "data:text/plain;base64,QQ==",
+    "DATA:image/png;utf8,<svg/>",
+)
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -205,16 +226,14 @@ def _damaged(r: random.Random) -> bytes:
 
 def _declared(length: int) -> bytes:
     return (
-        b"POST /v1/detect HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Connection: close\r\nContent-Length: %d\r\n\r\n" % length
     )
 
 
 def _chunked(chunks: bytes) -> bytes:
-    head = (
-        b"POST /v1/detect HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    return head + chunks
+    head = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
 
 
 def _chunk(data: bytes) -> bytes:

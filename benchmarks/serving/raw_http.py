@@ -33,8 +33,9 @@ async def send(
     """Sends bytes, with a pause between their parts, and reads the answer. Raises TimeoutError, ConnectionError."""
     reader, writer = await asyncio.open_connection(*address)
     try:
-        receiving = asyncio.ensure_future(_receive(reader))
-        sending = asyncio.ensure_future(_write(writer, [data] if isinstance(data, bytes) else data, pause))
+        parts = [data] if isinstance(data, bytes) else data
+        receiving = asyncio.ensure_future(_receive(reader, to_head=parts[0].startswith(b"HEAD ")))
+        sending = asyncio.ensure_future(_write(writer, parts, pause))
         try:
             return await asyncio.wait_for(receiving, timeout)
         finally:
@@ -54,10 +55,14 @@ async def hang_up(address: tuple[str, int], data: bytes, seconds: float = 0.0) -
 
 
 def request(
-    path: str = "/v1/detect", body: bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST"
+    path: str = "/v1/detect",
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    method: str = "POST",
+    host: str = "localhost",
 ) -> bytes:
     """A request whose connection is closed after its answer."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: server", "Connection: close", f"Content-Length: {len(body)}"]
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
@@ -86,10 +91,11 @@ async def _write(writer: asyncio.StreamWriter, parts: Sequence[bytes], pause: fl
         await writer.drain()
 
 
-async def _receive(reader: asyncio.StreamReader) -> Reply:
+async def _receive(reader: asyncio.StreamReader, to_head: bool) -> Reply:
+    """To HEAD the body is whatever comes before the connection ends: it should be nothing."""
     head = await reader.readuntil(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
-    length = headers.get("content-length")
+    length = None if to_head else headers.get("content-length")
     body = await (reader.read() if length is None else reader.readexactly(int(length)))
     return Reply(int(status.split()[1]), headers, body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +28,15 @@ def serve(
         typer.Option(
             help="File with the token that clients must bear; by default the variable GLIP_EXPORT_TOKEN, if set.",
             dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A further host name by which clients call this server (repeatable); * for any. By default localhost "
+            "and loopback addresses; with another --host all IP addresses and this machine's name.",
             show_default=False,
         ),
     ] = None,
@@ -73,7 +82,7 @@ def serve(
         upload_seconds=upload_seconds,
         cache_bytes=image_cache_mb * 1_000_000,
     )
-    run(bundle_or_newest(bundle), backend, host, port, threads, weights, token_file, settings)
+    run(bundle_or_newest(bundle), backend, host, port, threads, weights, token_file, settings, allow_host or ())
 
 
 def run(
@@ -85,6 +94,7 @@ def run(
     weights: str | None,
     token_file: Path | None,
     settings: Settings,
+    allow_host: Sequence[str] = (),
 ) -> None:
     """Loads and warms up the model, prints the address, and serves until it is told to stop."""
     from glip_export.runtime.detector import Detector
@@ -93,6 +103,7 @@ def run(
 
     try:
         from glip_export.serving.app import make_app
+        from glip_export.serving.hosts import Hosts, is_loopback
         from glip_export.serving.metrics import Metrics
         from glip_export.serving.scheduler import Scheduler
         from glip_export.serving.server import address, listen, serve
@@ -100,23 +111,17 @@ def run(
         raise BackendError(f"serving cannot be imported ({error}): pip install 'glip-export[serve]'") from None
     token = read_token(token_file)
     with listen(host, port) as listening:  # before the model is loaded: a port in use is told at once
+        hosts = Hosts(listening.getsockname()[0], [*allow_host, *([host] if host else [])])
         detector = Detector.open(bundle, backend, threads, weights)
         batch = BatchDetector(detector, settings.max_batch, settings.cache_bytes, settings.max_pixels)
         scheduler = Scheduler(batch, settings, Metrics())
         scheduler.start()
-        app = make_app(scheduler, settings, token)
+        app = make_app(scheduler, settings, token, hosts)
         # soft_wrap: the address stays whole for whoever reads it from a pipe.
         console.print(
             f"Serving {bundle} ({detector.session.name}) at {address(listening)}; Ctrl+C ends it.", soft_wrap=True
         )
-        if token is None and not _is_loopback(host):
+        if token is None and not is_loopback(host):
             console.print(f"Whoever reaches {host} may use it: set a token with --token-file or {TOKEN_VARIABLE}.")
         serve(app, scheduler, settings, listening)
     console.print("Stopped; all that was accepted is answered.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -25,6 +25,7 @@ from glip_export.serving.answers import (
     json_response,
 )
 from glip_export.serving.detection import ClientGoneError, DetectionService
+from glip_export.serving.hosts import Hosts
 from glip_export.serving.metrics import CONTENT_TYPE
 from glip_export.serving.page_files import PageFile, read_page
 from glip_export.serving.scheduler import Scheduler
@@ -37,10 +38,11 @@ CLIENT_GONE = 499  # counted only: nobody reads it
 PREPARE_THREADS = 2
 
 
-def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None) -> FastAPI:
+def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None, hosts: Hosts | None = None) -> FastAPI:
     """The service over a scheduler that was started; it closes the scheduler when it ends.
 
-    token: what requests below /v1/ must bear.
+    token: what requests below /v1/ must bear. hosts: by which names it may be called, by default as one that listens
+    on this machine only.
     """
     service = DetectionService(scheduler, settings, PREPARE_THREADS)
     metrics = scheduler.metrics
@@ -61,7 +63,12 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
     )
     # For the schema only: `check_token` compares, and answers as all errors are answered.
     bearer = [Depends(HTTPBearer(auto_error=False))] if token else []
-    app.add_middleware(Security, max_header_bytes=settings.max_header_bytes)
+    app.add_middleware(
+        Security,
+        max_header_bytes=settings.max_header_bytes,
+        max_bytes=settings.max_bytes,
+        hosts=hosts or Hosts(),
+    )
 
     def check_sender(request: Request) -> None:
         if is_from_another_site(request.headers.get("sec-fetch-site")):
@@ -124,6 +131,15 @@ def make_app(scheduler: Scheduler, settings: Settings, token: str | None = None)
     async def metrics_text() -> Response:
         """Prometheus' text format."""
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+    # HEAD as GET; the server leaves the body out.
+    for path, endpoint in (
+        ("/v1/model", model),
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+        ("/metrics", metrics_text),
+    ):
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
     def refused(request: Request, error: ServiceError) -> Response:
         metrics.errors.labels(error.code).inc()

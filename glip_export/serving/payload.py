@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 import re
@@ -15,6 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from glip_export.errors import PromptError, quoted
 from glip_export.prompt import Prompt
+from glip_export.serving import base64_text
 from glip_export.serving.answers import BAD_PROMPT, BAD_REQUEST, TOO_LARGE, ServiceError
 from glip_export.serving.settings import Settings
 
@@ -83,16 +82,16 @@ def _from_json(body: bytes) -> dict[str, Any]:
 
 
 def _image(entry: object, number: int) -> bytes | ImageId:
-    """{"data": base64} or {"id": SHA-256}."""
+    """{"data": base64, or a data: URL of it} or {"id": SHA-256}."""
     if isinstance(entry, dict) and len(entry) == 1:
         ((key, value),) = entry.items()
         if key == "id" and isinstance(value, str) and _ID.fullmatch(value):
             return ImageId(value)
         if key == "data" and isinstance(value, str):
             try:
-                return base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                raise ServiceError(BAD_REQUEST, f"picture {number}: its data is no valid base64") from None
+                return base64_text.decode(value)
+            except ValueError as error:
+                raise ServiceError(BAD_REQUEST, f"picture {number}: its data is no valid base64: {error}") from None
     raise ServiceError(
         BAD_REQUEST, f'picture {number} is {{"data": "<base64>"}} or {{"id": "<SHA-256 of its bytes, in hexadecimal>"}}'
     )

@@ -94,7 +94,13 @@ _IMAGE = {
     "oneOf": [
         {
             "type": "object",
-            "properties": {"data": {"type": "string", "contentEncoding": "base64"}},
+            "properties": {
+                "data": {
+                    "type": "string",
+                    "contentEncoding": "base64",
+                    "description": "line breaks may be in it, and data:image/png;base64, before it",
+                }
+            },
             "required": ["data"],
             "additionalProperties": False,
         },
@@ -144,7 +150,7 @@ REQUEST_BODY: dict[str, Any] = {
 _ERRORS = {
     400: "bad_image, bad_prompt or bad_request",
     401: "unauthorized",
-    403: "forbidden: a page of another site asked",
+    403: "forbidden: a page of another site asked, or the Host is none of the server's names",
     404: "unknown_image: send its data again",
     408: "the body took too long",
     413: "too_large",

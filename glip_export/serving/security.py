@@ -6,7 +6,11 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from glip_export.serving.answers import TOO_LARGE, ServiceError, error_response
+from starlette.requests import Request
+
+from glip_export.serving.answers import FORBIDDEN, TOO_LARGE, ServiceError, error_response
+from glip_export.serving.hosts import Hosts
+from glip_export.serving.uploads import discard
 
 # The page's own files, pictures that it made, the camera; no other host, no inline script, no frame around it.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -35,11 +39,15 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 
 
 class Security:
-    """ASGI middleware: HEADERS on every answer, and none but 431 for a request with more than max_header_bytes."""
+    """ASGI middleware: HEADERS on every answer; 431 for a request with more than max_header_bytes of them, and 403 for
+    one to a host that is not this server's, whatever its path. Of a refused body max_bytes are read, and forgotten.
+    """
 
-    def __init__(self, app: App, max_header_bytes: int) -> None:
+    def __init__(self, app: App, max_header_bytes: int, max_bytes: int, hosts: Hosts) -> None:
         self._app = app
         self._max_header_bytes = max_header_bytes
+        self._max_bytes = max_bytes
+        self._hosts = hosts
 
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
@@ -54,7 +62,19 @@ class Security:
         if scope["type"] == "http" and size > self._max_header_bytes:  # what came at once, h11 does not limit
             message = f"the headers are larger than {self._max_header_bytes} bytes"
             app = error_response(ServiceError(TOO_LARGE, message, status=431))
+        elif scope["type"] == "http" and (foreign := self._foreign_host(scope)) is not None:
+            await discard(Request(scope, receive), self._max_bytes)
+            message = f"this server is not called {foreign}: if it is, start it with --allow-host NAME"
+            app = error_response(ServiceError(FORBIDDEN, message))
         await app(scope, receive, send_with_headers)
+
+    def _foreign_host(self, scope: Message) -> str | None:
+        """The Host that a request is for, quoted, if it is not this server."""
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        for host in given:
+            if len(given) > 1 or not self._hosts.accepts(host):
+                return repr(host if len(host) <= 60 else f"{host[:57]}...")
+        return None
 
 
 def is_authorized(header: str | None, token: str | None) -> bool:

@@ -51,15 +51,19 @@ class Uploads:
 
     async def discard(self, request: Request) -> None:
         """Reads on for a moment what a refused client sends: closed at once, it would not read the answer."""
-        left = self._settings.max_bytes
-        try:
-            with anyio.move_on_after(DISCARD_SECONDS):
-                async for part in request.stream():
-                    left -= len(part)
-                    if left < 0:
-                        return
-        except (ClientDisconnect, RuntimeError):  # RuntimeError: it was read to its end before
-            return
+        await discard(request, self._settings.max_bytes)
+
+
+async def discard(request: Request, most: int) -> None:
+    """Reads up to so many bytes of a request's body, for a moment, for nothing."""
+    try:
+        with anyio.move_on_after(DISCARD_SECONDS):
+            async for part in request.stream():
+                most -= len(part)
+                if most < 0:
+                    return
+    except (ClientDisconnect, RuntimeError):  # RuntimeError: it was read to its end before
+        return
 
 
 def _declared(request: Request) -> int:

@@ -159,6 +159,7 @@ def test_sigterm_finishes_what_was_accepted(tiny_bundle: Path, detector: Detecto
         (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
         (["--max-queue", "3"], "--max-pictures"),
         (["--token-file", "missing"], "missing"),
+        (["--allow-host", "http://glip"], "--allow-host 'http://glip' is no host name"),
     ],
 )
 def test_mistakes_are_one_line(tiny_bundle: Path, tmp_path: Path, words: list[str], message: str) -> None:
