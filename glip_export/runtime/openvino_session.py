@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from glip_export.graphs.contracts import GRAPHS, GraphSpec
 from glip_export.processes import usable_cores
 from glip_export.runtime.cache import graphs_key
 from glip_export.runtime.native import Kernels, load_kernels
+from glip_export.runtime.native.instruction_sets import VARIABLE, what_hides_bf16
 from glip_export.runtime.openvino_kernels import OPERATORS, use_kernels
 from glip_export.runtime.resident_memory import forget_mapped_files
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
@@ -112,9 +114,9 @@ class OpenVinoSession(GraphSession):
 
 
 def supports_bf16() -> bool:
-    """Whether this CPU has the matrix instructions for bf16 and a C++ compiler made use of them."""
+    """Whether this CPU has the matrix instructions for bf16, not hidden, and a C++ compiler made use of them."""
     try:
-        return load_kernels().has_bf16
+        return load_kernels().has_bf16 and not what_hides_bf16()
     except BackendError:
         return False
 
@@ -128,7 +130,10 @@ def _kernels(precision: str) -> Kernels | None:
             return None
         raise BackendError(f"OpenVINO in {precision} takes our own kernels, and {error}") from error
     if precision == "bf16" and not kernels.has_bf16:
-        raise BackendError("this CPU has no bf16 (it takes AVX512-BF16): use the backend openvino, in fp32")
+        hidden = f" left by {VARIABLE}={word}" if (word := os.environ.get(VARIABLE)) else ""
+        raise BackendError(f"this CPU has no bf16{hidden} (it takes AVX512-BF16): use the backend openvino, in fp32")
+    if precision == "bf16" and (hidden := what_hides_bf16()):
+        raise BackendError(f"{hidden} hides bf16: use the backend openvino, in fp32")
     return kernels
 
 

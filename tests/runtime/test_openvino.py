@@ -20,7 +20,8 @@ from glip_export.parity.ladder import climb
 from glip_export.parity.pairing import Detections
 from glip_export.parity.recall import RecallDiff, found_again, together
 from glip_export.parity.run import Inputs, Outputs, run
-from glip_export.runtime.backends import open_session
+from glip_export.runtime.backends import available_backends, open_session
+from glip_export.runtime.native.instruction_sets import ONEDNN_VARIABLE, VARIABLE
 from glip_export.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ def test_fp32_equals_torch(
 def test_bf16_finds_the_detections_again(
     session: OpenVinoSession, reference: TorchSession, bundle: Bundle, cases: list[Case]
 ) -> None:
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU has no bf16")
+    from glip_export.runtime.openvino_session import supports_bf16
+
+    if not supports_bf16():
+        pytest.skip("this CPU has no bf16, or the environment hides it")
     fast = open_session(bundle, "openvino:bf16", threads=2)
     assert fast.name == "openvino:bf16"
     inputs = [case.inputs(bundle.config) for case in cases]
@@ -188,6 +191,24 @@ def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     with pytest.raises(BackendError, match="in bf16 takes our own kernels, and no C\\+\\+ compiler was found"):
         OpenVinoSession(bundle, precision="bf16")
     assert OpenVinoSession(bundle, threads=2).name == "openvino"  # fp32 does without
+
+
+def test_bf16_that_is_hidden_is_not_offered(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once from our kernels, once from oneDNN."""
+    from glip_export.runtime import openvino_session
+
+    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_bf16=True))
+    monkeypatch.delenv(ONEDNN_VARIABLE, raising=False)
+    assert "openvino:bf16" in available_backends(bundle)
+    monkeypatch.setenv(ONEDNN_VARIABLE, "AVX2")
+    assert "openvino:bf16" not in available_backends(bundle) and "openvino" in available_backends(bundle)
+    with pytest.raises(BackendError, match=r"^ONEDNN_MAX_CPU_ISA=AVX2 hides bf16: use the backend openvino, in fp32$"):
+        openvino_session.OpenVinoSession(bundle, precision="bf16")
+    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_bf16=False))
+    monkeypatch.setenv(VARIABLE, "avx512")
+    assert "openvino:bf16" not in available_backends(bundle)
+    with pytest.raises(BackendError, match="this CPU has no bf16 left by GLIP_EXPORT_CPU_ISA=avx512"):
+        openvino_session.OpenVinoSession(bundle, precision="bf16")
 
 
 def test_wrong_inputs_are_one_line(session: OpenVinoSession) -> None:

@@ -243,25 +243,27 @@ extern "C" {
 
 // sizes: batch, N, C, heads, T. image (B, N, C), keys and values (B, h*T, C), bias (B, h*T), mask (B, T), all f32 ->
 // to_text (B, h*T, C), the means of `image` over positions; to_image (B, N, C). C is a multiple of glip_panel, scores
-// are clamped to low..high. bf16 only where glip_has_bf16.
-void glip_bi_attention(const int64_t* sizes, const float* image, const float* keys, const float* bias,
-                       const float* values, const float* mask, float* to_text, float* to_image, float low, float high,
-                       int bf16, int threads) {
+// are clamped to low..high. bf16 only where glip_has_bf16. 1 if there was not the memory.
+int glip_bi_attention(const int64_t* sizes, const float* image, const float* keys, const float* bias,
+                      const float* values, const float* mask, float* to_text, float* to_image, float low, float high,
+                      int bf16, int threads) {
     const glip::Attention a{sizes[1], sizes[2], sizes[3], sizes[4], low, high};
-    for (int64_t b = 0; b < sizes[0]; ++b) {
-        const int64_t maps = b * a.positions * a.channels, texts = b * a.scores() * a.channels;
-        const auto run = [&](auto attend) {
-            attend(a, image + maps, keys + texts, bias + b * a.scores(), values + texts, mask + b * a.tokens,
-                   to_text + texts, to_image + maps, threads);
-        };
+    return glip::reported([&] {
+        for (int64_t b = 0; b < sizes[0]; ++b) {
+            const int64_t maps = b * a.positions * a.channels, texts = b * a.scores() * a.channels;
+            const auto run = [&](auto attend) {
+                attend(a, image + maps, keys + texts, bias + b * a.scores(), values + texts, mask + b * a.tokens,
+                       to_text + texts, to_image + maps, threads);
+            };
 #ifdef __AVX512BF16__
-        if (bf16) {
-            run(glip::attend<uint16_t>);
-            continue;
-        }
+            if (bf16) {
+                run(glip::attend<uint16_t>);
+                continue;
+            }
 #endif
-        (void)bf16;
-        run(glip::attend<float>);
-    }
+            (void)bf16;
+            run(glip::attend<float>);
+        }
+    });
 }
 }

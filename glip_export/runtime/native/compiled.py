@@ -12,20 +12,31 @@ from pathlib import Path
 
 from glip_export.bundle.files import atomic_path, user_cache
 from glip_export.errors import BackendError
+from glip_export.runtime.native.instruction_sets import chosen_flags
 from glip_export.runtime.native.kernels import Kernels
 
 SOURCES = ("vector.hpp", "product.hpp", "mlp.cpp", "dyconv.cpp", "bi_attention.cpp")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread")
+FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 300
 
 
 @lru_cache(maxsize=1)
 def load_kernels() -> Kernels:
-    """The kernels, compiled if they are not yet in the user's cache.
+    """The kernels for the instruction sets that the environment leaves, which is read once.
 
-    Raises BackendError, with what to install, where there is no C++ compiler or nothing can be cached.
+    Raises BackendError as `compiled_kernels` does.
     """
+    return compiled_kernels()
+
+
+def compiled_kernels(instruction_set: str | None = None) -> Kernels:
+    """The kernels for a word of `instruction_sets`, by default the environment's; compiled if not in the user's cache.
+
+    Raises BackendError, with what to install, where there is no C++ compiler or nothing can be cached, and for a word
+    that there is not.
+    """
+    flags = (*FLAGS, *chosen_flags(instruction_set))
     compiler = next(filter(None, map(shutil.which, (*filter(None, [os.environ.get("CXX")]), *COMPILERS))), None)
     if compiler is None:
         raise BackendError("no C++ compiler was found for the CPU kernels: install g++ or clang++, or name one in CXX")
@@ -33,18 +44,18 @@ def load_kernels() -> Kernels:
     if folder is None:
         raise BackendError("the CPU kernels need a cache folder that can be written: set XDG_CACHE_HOME")
     here = Path(__file__).parent
-    key = hashlib.sha256(f"{_version(compiler)} {FLAGS} {_processor()}".encode())
+    key = hashlib.sha256(f"{_version(compiler)} {flags} {_processor()}".encode())
     for source in SOURCES:
         key.update((here / source).read_bytes())
     library = folder / f"kernels-{key.hexdigest()[:16]}.so"
     if not library.exists():
         with atomic_path(library) as temporary:
-            _compile(compiler, [here / source for source in SOURCES if source.endswith(".cpp")], temporary)
+            _compile(compiler, flags, [here / source for source in SOURCES if source.endswith(".cpp")], temporary)
     return Kernels(library)
 
 
-def _compile(compiler: str, sources: list[Path], target: Path) -> None:
-    command = [compiler, *FLAGS, *map(str, sources), "-o", str(target)]
+def _compile(compiler: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
+    command = [compiler, *flags, *map(str, sources), "-o", str(target)]
     try:
         done = subprocess.run(
             command,

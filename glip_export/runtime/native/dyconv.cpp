@@ -426,35 +426,7 @@ void pack(const float* weight, int64_t out_channels, int64_t channels, T* packed
             }
 }
 
-}  // namespace
-}  // namespace glip
-
-extern "C" {
-
-// weight (C, C, 3, 3) f32 -> 9*C*C packed values of 4 bytes, or of 2 in bf16.
-void glip_deform_conv_pack(const float* weight, int64_t channels, int bf16, void* packed) {
-    if (bf16)
-        glip::pack(weight, channels, channels, static_cast<uint16_t*>(packed));
-    else
-        glip::pack(weight, channels, channels, static_cast<float*>(packed));
-}
-
-// weight (27, C, 3, 3) f32 -> 9*C*32 packed values.
-void glip_offset_conv_pack(const float* weight, int64_t channels, float* packed) {
-    glip::pack<float, glip::kNarrow>(weight, glip::kPredicted, channels, packed);
-}
-
-// sizes: batch, C, groups, levels, whether the features are planes, whether the results are, then H, W of each level.
-// features, out: of each level f32 planes (B, C, H, W), or all levels' positions in one array (B, N, C), of which the
-// first pointer counts. parameters: of DyConv 0, 1, 2 each its packed weights, bias, GroupNorm weight and bias, then
-// AttnConv's weight and bias, then DyReLU's two layers' weights and biases, then the offset convolution's weights,
-// packed, and its bias, padded to 32. epsilon: of the three GroupNorms. C is a multiple of glip_panel and of groups.
-// bf16, for the deformable convolutions, only where glip_has_bf16.
-void glip_dyconv(const int64_t* sizes, const float* const* features, float* const* out, const void* const* parameters,
-                 const float* epsilon, int bf16, int threads) {
-    using namespace glip;
-    const int64_t batch = sizes[0], count = sizes[3];
-    const bool planes_in = sizes[4], planes_out = sizes[5];
+Parameters parameters_of(const int64_t* sizes, const void* const* parameters, const float* epsilon) {
     Parameters p{};
     p.channels = sizes[1], p.groups = sizes[2];
     const auto floats = [&](int index) { return static_cast<const float*>(parameters[index]); };
@@ -466,6 +438,15 @@ void glip_dyconv(const int64_t* sizes, const float* const* features, float* cons
     p.attention_weight = floats(12), p.attention_bias = floats(13);
     p.first_weight = floats(14), p.first_bias = floats(15), p.last_weight = floats(16), p.last_bias = floats(17);
     p.offset_weight = floats(18), p.offset_bias = floats(19);
+    return p;
+}
+
+// As glip_dyconv.
+void run_batch(const int64_t* sizes, const float* const* features, float* const* out, const void* const* parameters,
+               const float* epsilon, int bf16, int threads) {
+    const int64_t batch = sizes[0], count = sizes[3];
+    const bool planes_in = sizes[4], planes_out = sizes[5];
+    const Parameters p = parameters_of(sizes, parameters, epsilon);
     std::vector<Map> levels(count);
     std::vector<int64_t> before(count);  // positions of the levels in front
     int64_t positions = 0;
@@ -491,6 +472,36 @@ void glip_dyconv(const int64_t* sizes, const float* const* features, float* cons
         (void)bf16;
         run_block<float>(p, levels, from, planes_in, to, planes_out, threads);
     }
+}
+
+}  // namespace
+}  // namespace glip
+
+extern "C" {
+
+// weight (C, C, 3, 3) f32 -> 9*C*C packed values of 4 bytes, or of 2 in bf16.
+void glip_deform_conv_pack(const float* weight, int64_t channels, int bf16, void* packed) {
+    if (bf16)
+        glip::pack(weight, channels, channels, static_cast<uint16_t*>(packed));
+    else
+        glip::pack(weight, channels, channels, static_cast<float*>(packed));
+}
+
+// weight (27, C, 3, 3) f32 -> 9*C*32 packed values.
+void glip_offset_conv_pack(const float* weight, int64_t channels, float* packed) {
+    glip::pack<float, glip::kNarrow>(weight, glip::kPredicted, channels, packed);
+}
+
+// sizes: batch, C, groups, levels, whether the features are planes, whether the results are, then H, W of each level,
+// none larger than the one before. features, out: of each level f32 planes (B, C, H, W), or all levels' positions in one
+// array (B, N, C), of which the first pointer counts. parameters: of DyConv 0, 1, 2 each its packed weights, bias,
+// GroupNorm weight and bias, then AttnConv's weight and bias, then DyReLU's two layers' weights and biases, then the
+// offset convolution's weights, packed, and its bias, padded to 32. epsilon: of the three GroupNorms. C is a multiple of
+// glip_panel and of groups. bf16, for the deformable convolutions, only where glip_has_bf16. 1 if there was not the
+// memory.
+int glip_dyconv(const int64_t* sizes, const float* const* features, float* const* out, const void* const* parameters,
+                const float* epsilon, int bf16, int threads) {
+    return glip::reported([&] { glip::run_batch(sizes, features, out, parameters, epsilon, bf16, threads); });
 }
 
 int64_t glip_panel() { return glip::kPanel; }

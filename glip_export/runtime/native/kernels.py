@@ -19,6 +19,12 @@ PREDICTED = 27  # of each position by the offset convolution
 Bytes = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
+
+def _enough_memory(result: int) -> None:
+    if result:
+        raise MemoryError("the CPU kernels' memory is not to be had")
+
+
 _FLOATS, _FLOATS_OUT = Array(np.float32), Array(np.float32, written=True)
 _PACKED, _PACKED_OUT = Array(np.uint8), Array(np.uint8, written=True)
 _SIZES = Array(np.int64)
@@ -31,15 +37,15 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {  # result, parameters: a
     "glip_panel": (c_int64, ()),
     "glip_has_bf16": (c_int, ()),
     "glip_linear_pack": (None, (_FLOATS, c_int64, c_int64, c_int, _PACKED_OUT)),
-    "glip_mlp": (None, (_SIZES, _FLOATS, _PACKED, _FLOATS, _PACKED, _FLOATS, _FLOATS_OUT, c_int, c_int)),
+    "glip_mlp": (_enough_memory, (_SIZES, _FLOATS, _PACKED, _FLOATS, _PACKED, _FLOATS, _FLOATS_OUT, c_int, c_int)),
     "glip_deform_conv_pack": (None, (_FLOATS, c_int64, c_int, _PACKED_OUT)),
     "glip_offset_conv_pack": (None, (_FLOATS, c_int64, _PACKED_OUT)),
     "glip_dyconv": (
-        None,
+        _enough_memory,
         (_SIZES, Arrays("f4"), Arrays("f4", written=True), _DYCONV_PARAMETERS, _FLOATS, c_int, c_int),
     ),
     "glip_bi_attention": (
-        None,
+        _enough_memory,
         (_SIZES, *(_FLOATS,) * 5, *(_FLOATS_OUT,) * 2, c_float, c_float, c_int, c_int),
     ),
 }
@@ -49,7 +55,8 @@ class Kernels:
     """The compiled library. Arrays are C-contiguous; packed weights fit this machine only.
 
     Sizes that do not fit each other are a ValueError, arrays of another dtype, not contiguous or read-only where they
-    are written a ctypes.ArgumentError: nothing was called then.
+    are written a ctypes.ArgumentError: nothing was called then. A MemoryError: the
+    kernels did not get theirs.
     """
 
     def __init__(self, path: Path) -> None:

@@ -182,13 +182,15 @@ void glip_linear_pack(const float* weight, int64_t in, int64_t out, int bf16, vo
 }
 
 // sizes: rows, in, hidden, out. x (rows, in) -> last(gelu(first(x))) (rows, out). Biases are padded with zeros to whole
-// panels. bf16 only where glip_has_bf16.
-void glip_mlp(const int64_t* sizes, const float* x, const void* first, const float* first_bias, const void* last,
-              const float* last_bias, float* out, int bf16, int threads) {
+// panels. bf16 only where glip_has_bf16. 1 if there was not the memory.
+int glip_mlp(const int64_t* sizes, const float* x, const void* first, const float* first_bias, const void* last,
+             const float* last_bias, float* out, int bf16, int threads) {
+    return glip::reported([&] {
 #ifdef __AVX512BF16__
-    if (bf16) return glip::run_packed<uint16_t>(sizes, x, first, first_bias, last, last_bias, out, threads);
+        if (bf16) return glip::run_packed<uint16_t>(sizes, x, first, first_bias, last, last_bias, out, threads);
 #endif
-    (void)bf16;
-    glip::run_packed<float>(sizes, x, first, first_bias, last, last_bias, out, threads);
+        (void)bf16;
+        glip::run_packed<float>(sizes, x, first, first_bias, last, last_bias, out, threads);
+    });
 }
 }

@@ -1,6 +1,7 @@
 // Matrix products on the CPU: a small tile of rows, in the cache, times weights that were packed beforehand.
 //
-// Written with GCC's vector extensions, so that -march=native gives AVX-512, AVX2 or NEON; bf16 takes AVX512-BF16.
+// Written with GCC's vector extensions, which become AVX-512, AVX2 or NEON as the compiler's flags say; bf16 takes
+// AVX512-BF16.
 
 #pragma once
 
@@ -9,8 +10,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -83,6 +87,7 @@ class Scratch {
 public:
     T* at_least(int64_t count) {
         if (count > count_) {
+            count_ = 0;  // of nothing, should there not be so much
             data_.reset(static_cast<T*>(std::aligned_alloc(64, round_up(count * sizeof(T), 64))));
             if (!data_) throw std::bad_alloc();
             std::memset(data_.get(), 0, count * sizeof(T));
@@ -99,17 +104,43 @@ private:
     int64_t count_ = 0;
 };
 
-// work(item, thread) for every item, in no order, on so many threads.
+// work(item, thread) for every item, in no order, on so many threads, or as many as there are to be had. What one of them
+// throws is thrown here, when all have ended.
 template <typename Work>
 void in_parallel(int threads, int64_t items, const Work& work) {
     std::atomic<int64_t> next{0};
+    std::exception_ptr failure;
+    std::mutex failing;
     const auto loop = [&](int thread) {
-        for (int64_t item; (item = next.fetch_add(1)) < items;) work(item, thread);
+        try {
+            for (int64_t item; (item = next.fetch_add(1)) < items;) work(item, thread);
+        } catch (...) {
+            next = items;
+            const std::lock_guard<std::mutex> lock(failing);
+            failure = std::current_exception();
+        }
     };
+    const int64_t wanted = std::min<int64_t>(threads, items);
     std::vector<std::thread> others;
-    for (int thread = 1; thread < std::min<int64_t>(threads, items); ++thread) others.emplace_back(loop, thread);
+    others.reserve(std::max<int64_t>(wanted, 0));
+    try {
+        for (int thread = 1; thread < wanted; ++thread) others.emplace_back(loop, thread);
+    } catch (const std::system_error&) {  // the limit on processes, say
+    }
     loop(0);
     for (std::thread& other : others) other.join();
+    if (failure) std::rethrow_exception(failure);
+}
+
+// What a C function gives back of its work: 0, or 1 if there was not the memory for it.
+template <typename Work>
+int reported(const Work& work) noexcept {
+    try {
+        work();
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
 }
 
 }  // namespace glip

@@ -1,6 +1,7 @@
 // As many floats as the processor computes with at once, and bf16.
 //
-// Written with GCC's vector extensions, so that -march=native gives AVX-512, AVX2 or NEON; bf16 takes AVX512-BF16.
+// Written with GCC's vector extensions, which become AVX-512, AVX2 or NEON as the compiler's flags say; bf16 takes
+// AVX512-BF16.
 
 #pragma once
 

@@ -1,0 +1,104 @@
+"""The DyConv kernel against the model's own block, over random shapes and offsets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from kernel_checks import FP32, assert_near, precisions
+
+from glip_export.config import HeadConfig
+from glip_export.model.dyconv import DyConv
+from glip_export.model.graph_ops import modulated_deform_conv
+from glip_export.runtime.native import Kernels
+
+
+def dyconv_parameters(kernels: Kernels, block: DyConv, bf16: bool) -> list[np.ndarray]:
+    arrays: list[np.ndarray] = []
+    for layer in block.DyConv:
+        packed = kernels.pack_deform_conv(layer.conv.weight.detach().numpy(), bf16)
+        arrays += [packed, *(p.detach().numpy() for p in (layer.conv.bias, layer.bn.weight, layer.bn.bias))]
+    layers = (block.AttnConv[1], block.relu.fc[0], block.relu.fc[2])
+    arrays += [p.detach().numpy() for layer in layers for p in (layer.weight, layer.bias)]
+    weight, bias = (p.detach().numpy() for p in (block.offset.weight, block.offset.bias))
+    return [*arrays, *kernels.pack_offset_conv(weight, bias)]
+
+
+def run_dyconv(
+    kernels: Kernels, block: DyConv, features: list[torch.Tensor], bf16: bool, threads: int, maps: tuple[bool, bool]
+) -> list[np.ndarray]:
+    """maps: whether features go in, and results come out, as a map a level and not as (B, N, C) of all levels."""
+    sizes = [tuple(feature.shape[2:]) for feature in features]
+    arrays = [feature.numpy() for feature in features] if maps[0] else [as_image(features).numpy()]
+    out = [torch.full_like(feature, torch.nan) for feature in features]
+    out = [array.numpy() for array in (out if maps[1] else [as_image(out)])]
+    norms = [layer.bn for layer in block.DyConv]
+    epsilon = tuple(norm.eps for norm in norms)
+    parameters = dyconv_parameters(kernels, block, bf16)
+    kernels.dyconv(arrays, out, sizes, parameters, norms[0].num_groups, epsilon, bf16, threads)
+    return out
+
+
+def as_image(features: list[torch.Tensor]) -> torch.Tensor:
+    """Maps (B, C, H, W) of all levels as (B, N, C)."""
+    return torch.cat([feature.flatten(2) for feature in features], dim=2).transpose(1, 2).contiguous()
+
+
+def random_dyconv(channels: int, offsets: float, seed: int) -> DyConv:
+    torch.manual_seed(seed)
+    block = DyConv(HeadConfig(channels=channels)).eval()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(std=0.05) if parameter.dim() > 1 else parameter.normal_(std=0.5)
+        block.offset.bias[:18].normal_(std=offsets)
+        block.offset.weight[:18] *= offsets
+    return block
+
+
+@pytest.mark.parametrize("offsets", [0.0, 1.0, 20.0, 300.0])
+@pytest.mark.parametrize("sizes", [((13, 19), (7, 10), (4, 5)), ((8, 8), (4, 4), (2, 2), (1, 1), (1, 1))])
+def test_dyconv(kernels: Kernels, offsets: float, sizes: tuple[tuple[int, int], ...]) -> None:
+    channels = 2 * kernels.panel
+    block = random_dyconv(channels, offsets, len(sizes))
+    features = [torch.randn(2, channels, *size) for size in sizes]
+    with torch.inference_mode():
+        expected, _ = block(tuple(features), torch.empty(0), torch.empty(0))
+        for bf16, tolerance in precisions(kernels):
+            for threads, maps in ((1, (True, True)), (3, (True, True)), (2, (False, True))):
+                got = run_dyconv(kernels, block, features, bf16, threads, maps)
+                for out, want in zip(got, expected, strict=True):
+                    # Offsets are rounded in proportion to their size; with the largest hardly a sample is inside, and
+                    # GroupNorm divides by next to nothing. A level of few positions shows every rounding more.
+                    far = 1 + offsets if want[0, 0].numel() > 16 else 5 + offsets
+                    assert_near(out, want, tolerance * (far if not bf16 else min(far, 5)))
+
+
+def test_dyconv_gives_its_positions_in_one_array(kernels: Kernels) -> None:
+    block = random_dyconv(kernels.panel, 2.0, 1)
+    features = [torch.randn(2, kernels.panel, *size) for size in ((9, 14), (5, 7), (3, 4))]
+    with torch.inference_mode():
+        maps = run_dyconv(kernels, block, features, False, 2, (True, True))
+        for given in (True, False):
+            (image,) = run_dyconv(kernels, block, features, False, 2, (given, False))
+            np.testing.assert_array_equal(image, as_image([torch.from_numpy(level) for level in maps]).numpy())
+
+
+def test_a_deformable_convolution_alone(kernels: Kernels) -> None:
+    """One level, GroupNorm, attention and DyReLU made the identity: what is left is the convolution."""
+    channels = kernels.panel
+    block = random_dyconv(channels, 3.0, 0)
+    with torch.no_grad():
+        for layer in block.DyConv:
+            layer.bn.weight.fill_(1), layer.bn.bias.zero_()
+        block.AttnConv[1].weight.zero_(), block.AttnConv[1].bias.fill_(3)
+        for layer in (block.relu.fc[0], block.relu.fc[2]):
+            layer.weight.zero_(), layer.bias.zero_()  # slopes 2 * 0.5 - 1 + 1 and 0, no offsets: max(x, 0)
+    feature = torch.randn(1, channels, 30, 41)
+    with torch.inference_mode():
+        predicted = block.offset(feature)
+        conv = block.DyConv[1].conv
+        mask = predicted[:, 18:].sigmoid()
+        expected = modulated_deform_conv(feature, predicted[:, :18], mask, conv.weight, conv.bias, 1)
+        expected = block.DyConv[1].bn(expected).clamp(min=0)
+        (out,) = run_dyconv(kernels, block, [feature], False, 2, (True, True))
+    assert_near(out, expected, 4 * FP32)  # offsets of three pixels, rounded
