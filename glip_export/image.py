@@ -29,6 +29,8 @@ MIN_SIDE = 2  # pixels
 # What Pillow decodes by itself. Not its other readers: EPS starts Ghostscript, and TGA takes any bytes for a picture.
 _FORMATS = ("JPEG", "PNG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO")
 
+_SUFFIXES_OF_PLUGINS = {".avif", ".heic", ".heif"}  # told as unreadable where Pillow lacks the reader, not passed over
+
 _opening = threading.Lock()  # warnings.catch_warnings is not safe among threads
 
 
@@ -59,6 +61,12 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, *, upright: bool =
     if hasattr(source, "read"):
         return _read(source, "the given file", max_pixels, upright)
     raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
+
+
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes, in lower case, of files that `load_image` may read."""
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in _FORMATS}
+    return frozenset(known | _SUFFIXES_OF_PLUGINS)
 
 
 def resize_shape(height: int, width: int, config: ImageConfig) -> tuple[int, int]:

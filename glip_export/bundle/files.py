@@ -10,8 +10,8 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glip_export.errors import BundleError, GlipExportError
@@ -25,11 +25,13 @@ _in_progress: set[str] = set()  # names this process is writing: a pid alone doe
 
 
 @contextmanager
-def atomic_path(target: Path | str) -> Iterator[Path]:
+def atomic_path(target: Path | str, lasting: bool = True) -> Iterator[Path]:
     """A temporary sibling of `target` to write to, which takes its place when the block ends well, else disappears.
 
-    It has `target`'s suffix, for writers that go by it. A device or pipe (/dev/stdout) is written directly.
-    Raises GlipExportError where `target` cannot be written, in the block too: a disk may be full only then.
+    It has `target`'s suffix, for writers that go by it. A device or pipe (/dev/stdout) is written directly. lasting:
+    the disk holds it when the block has ended, and leftovers of killed processes are removed; for thousands of files
+    that can be made again both take longer than the writing. Raises GlipExportError where `target` cannot be written,
+    in the block too: a disk may be full only then.
     """
     target = Path(target)
     with _writable(target, GlipExportError):
@@ -43,7 +45,8 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         raise GlipExportError(f"{target} is a folder: name a file")
     with _writable(target, GlipExportError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent, target.stem, target.suffix)
+        if lasting:
+            _remove_leftovers(target.parent, target.stem, target.suffix)
         temporary = _temporary(target.parent, target.stem, "partial", target.suffix)
         temporary.touch()
     _in_progress.add(temporary.name)
@@ -51,14 +54,40 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         with _writable(target, GlipExportError, temporary):
             yield temporary
         with _writable(target, GlipExportError):
-            _sync(temporary)
+            if lasting:
+                _sync(temporary)
             os.replace(temporary, target)
-            _sync(target.parent)
+            if lasting:
+                _sync(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     finally:
         _in_progress.discard(temporary.name)
+
+
+@contextmanager
+def atomic_text(target: Path | str) -> Iterator[Callable[[str], None]]:
+    """Writes to `target`, as UTF-8, the texts that the given function is called with: whole or not at all.
+
+    Raises GlipExportError where `target` cannot be written, or not to its end.
+    """
+    with atomic_path(target) as temporary:
+        with _writable(Path(target), GlipExportError):
+            # replace: of a file's name that is not UTF-8 there is no more to show.
+            file = temporary.open("w", encoding="utf-8", errors="replace", newline="\n")
+
+        def write(text: str) -> None:
+            with _writable(Path(target), GlipExportError):
+                file.write(text)
+
+        try:
+            yield write
+            with _writable(Path(target), GlipExportError):
+                file.close()
+        finally:
+            with suppress(OSError):  # told above, unless something else went wrong before
+                file.close()
 
 
 def atomic_write_bytes(target: Path | str, data: bytes) -> None:

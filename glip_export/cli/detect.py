@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
-import json as json_module
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
-from rich.table import Table
 
 from glip_export.cli.console import console
 from glip_export.cli.options import BACKEND_WORDS, BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
-from glip_export.errors import GlipExportError
+from glip_export.errors import GlipExportError, ImageError
 
 if TYPE_CHECKING:
+    from glip_export.cli.detect_output import Wanted
     from glip_export.cli.detect_source import Source
-    from glip_export.image import U8
-    from glip_export.results.detections import Detections
-    from glip_export.results.gallery import GalleryPicture
 
 
 def detect(
     context: typer.Context,
-    images: Annotated[list[Path], typer.Argument(help="Pictures; run as one batch, padded together.")],
-    prompt: Annotated[str, typer.Option(help='What to look for, names with stops between: "cat. remote control".')],
+    images: Annotated[
+        list[Path], typer.Argument(help="Pictures, and folders of pictures, which are searched to their depths.")
+    ],
+    prompt: Annotated[
+        str | None,
+        typer.Option(help='What to look for, names with stops between: "cat. remote control".', show_default=False),
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What to look for, in place of --prompt: a text file with a name a line.",
+            show_default=False,
+        ),
+    ] = None,
     bundle: BundleOption = None,
     backend: Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, or auto for the fastest.")] = "onnxruntime",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Draw and print detections from this score on.")] = 0.5,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures a batch; by default all in one.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pictures a batch, padded together, which changes what is found a little. By default up to 8 pictures "
+            "that are named one by one are one batch; of more, and of folders, each is a batch of its own.",
+            show_default=False,
+        ),
     ] = None,
     chunk: Annotated[
         int | None, typer.Option(min=1, help="Names a caption; by default as many as fit.", show_default=False)
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the annotated pictures.")] = Path("detections"),
+    class_agnostic_nms: Annotated[
+        bool,
+        typer.Option("--class-agnostic-nms", help="Of boxes that overlap keep the best, whatever their names."),
+    ] = False,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the annotated pictures: JPEG for JPEG, PNG for all others. An input is never written to."
+        ),
+    ] = Path("detections"),
+    no_draw: Annotated[bool, typer.Option("--no-draw", help="Write no annotated pictures.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first picture that cannot be used: exit code 2.")
+    ] = False,
     weights: WeightsAgain = None,
     threads: Threads = None,
     json: JsonOption = None,
@@ -67,112 +95,107 @@ def detect(
 ) -> None:
     """Detect what a prompt names; writes annotated pictures, and with --json or --html all boxes whatever their score.
 
-    Example: glip-export detect photo.jpg --prompt "cat. remote control" --html gallery.html
+    Results are written as they come, in the memory of a batch or two. A picture that cannot be used is told, counted
+    and left out; if none can be, the exit code is 2.
+
+    Example: glip-export detect photo.jpg holiday/ --prompt "cat. remote control" --html gallery.html
     """
-
+    from glip_export.cli.detect_output import Wanted
     from glip_export.cli.detect_source import LocalSource, ServerSource, check_only_local
+    from glip_export.cli.outputs import bundle_files
 
+    asked = _prompt(prompt, names)
+    read: list[Path | str | None] = [names, token_file, weights]
     source: Source
     if server is None:
         if token_file is not None:
             raise GlipExportError("--token-file is for --server: leave it out, or name the server")
-        source = LocalSource(bundle_or_newest(bundle), backend, batch_size, chunk, weights, threads)
+        path = bundle_or_newest(bundle)
+        read += bundle_files(path)
+        source = LocalSource(path, backend, batch_size, chunk, weights, threads, class_agnostic_nms)
     else:
-        local = ("bundle", "backend", "batch_size", "chunk", "weights", "threads")
+        local = ("bundle", "backend", "batch_size", "chunk", "weights", "threads", "class_agnostic_nms")
         check_only_local([name for name in local if _was_given(context, name)])
         source = ServerSource(server, token_file)
-    run(images, prompt, source, threshold, output, json, html)
+    wanted = Wanted(threshold, None if no_draw else output, json, html)
+    run(images, asked, source, wanted, strict, read, left_out=output)
 
 
 def run(
     images: Sequence[Path],
-    prompt: str,
+    prompt: str | Sequence[str],
     source: Source,
-    threshold: float,
-    output: Path,
-    json: Path | None,
-    html: Path | None = None,
+    wanted: Wanted,
+    strict: bool = False,
+    read: Sequence[Path | str | None] = (),
+    left_out: Path | None = None,
 ) -> None:
-    """Detects, prints a table, writes one annotated PNG a picture and, with json and html, every detection."""
-    from glip_export.bundle.files import atomic_write_text
-    from glip_export.image import load_image
+    """Detects in pictures and folders, writes what is wanted, tells what cannot be used, prints a table and counts.
+
+    read: files that are not to be written to, beside the pictures. left_out: a folder that is not searched.
+    """
+    from glip_export.cli.detect_inputs import find_pictures
+    from glip_export.cli.detect_output import writer
+    from glip_export.cli.detect_reading import Failure, read_batches
+    from glip_export.cli.detect_summary import Summary
+    from glip_export.cli.detect_targets import annotated_targets
+    from glip_export.cli.outputs import check_outputs
+    from glip_export.cli.progress import pictures_progress
     from glip_export.prompt import Prompt
-    from glip_export.results.gallery import write_gallery
 
     parsed = Prompt.of(prompt)
-    targets = _targets(images, output)
-    pictures = [load_image(image) for image in images]  # all are looked at before the first is run
-    results: list[Detections] = []
-    started = time.perf_counter()
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("detecting", total=len(pictures))
-        for found in source.detect(images, pictures, parsed):
-            results += found
-            progress.update(task, completed=len(results))
+    pictures = find_pictures(images, left_out or wanted.output)
+    files = {"--json": wanted.json, "--html": wanted.html}
+    check_outputs(files, [*(picture.path for picture in pictures), *read])
+    if wanted.output is not None:
+        kept = [Path(path) for path in (*files.values(), *read) if path is not None]
+        pictures = annotated_targets(pictures, wanted.output, kept)
+    at_once = source.at_once(len(pictures), any(image.is_dir() for image in images))
+    words = prompt if isinstance(prompt, str) else ". ".join(prompt)
+    summary = Summary(wanted.threshold)
+    with (
+        source.opened(parsed) as opened,
+        writer(wanted, {**source.describe(), "prompt": prompt}, words, source.title) as writing,
+        pictures_progress(transient=True) as progress,
+    ):
+        bar = progress.add_task("detecting", total=len(pictures))
+        started = time.perf_counter()
+        for batch in read_batches(pictures, at_once, lambda found: opened.load(found, wanted.needs_pixels)):
+            failures = batch.failures
+            if batch.pictures and not (strict and failures):
+                for picture, answer in zip(batch.pictures, opened.detect(batch.pictures), strict=True):
+                    if isinstance(answer, ImageError):
+                        failures.append(Failure(picture.found, answer))
+                    else:
+                        writing.add(picture, answer)
+                        summary.add(picture.found, answer)
+            for failure in failures:
+                if strict or len(pictures) == 1:
+                    raise failure.error
+                print(f"glip-export: left out: {failure.error}", file=sys.stderr)
+                writing.add_failure(failure)
+                summary.failures += 1
+            progress.update(bar, advance=batch.tried)
+        if not summary.pictures:
+            raise ImageError(f"none of the {len(pictures)} pictures could be used; why is told above")
     seconds = time.perf_counter() - started
-    for picture, detections, target in zip(pictures, results, targets, strict=True):
-        _draw(picture, detections, threshold, target)
-    if json is not None:
-        entries = [
-            {"file": str(image), "annotated": str(target), **detections.to_dict()}
-            for image, target, detections in zip(images, targets, results, strict=True)
-        ]
-        document = {**source.describe(), "prompt": prompt, "results": entries}
-        atomic_write_text(json, json_module.dumps(document, indent=1) + "\n")
-    if html is not None:
-        write_gallery(html, _gallery(images, pictures, results), prompt, source.title, threshold)
-    console.print(_table(images, results, threshold))
-    written = ", ".join(str(path) for path in (output, json, html) if path is not None)
-    console.print(f"{len(pictures)} picture(s) in {seconds:.2f} s; annotated in {written}")
+    console.print(summary.table())
+    written = [path for path in (wanted.output, *files.values()) if path is not None]
+    for line in summary.lines(seconds, written):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _prompt(prompt: str | None, names: Path | None) -> str | list[str]:
+    """What to look for: a text with stops, or the names of a file."""
+    from glip_export.names import read_names_file
+
+    if prompt is not None and names is None:
+        return prompt
+    if prompt is None and names is not None:
+        return list(read_names_file(names))
+    raise GlipExportError("give what to look for: either --prompt or --names")
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
-
-
-def _gallery(images: Sequence[Path], pictures: Sequence[U8], results: Sequence[Detections]) -> list[GalleryPicture]:
-    from glip_export.results.gallery import GalleryPicture
-
-    return [
-        GalleryPicture(image.name, picture, detections)
-        for image, picture, detections in zip(images, pictures, results, strict=True)
-    ]
-
-
-def _targets(images: Sequence[Path], output: Path) -> list[Path]:
-    """Where each annotated picture goes; pictures of one name are told apart by a number."""
-    if output.exists() and not output.is_dir():
-        raise GlipExportError(f"--output {output} is a file; it is the folder for the annotated pictures")
-    targets: list[Path] = []
-    for image in images:
-        target, number = output / f"{image.stem}.png", 2
-        while target in targets:
-            target, number = output / f"{image.stem}-{number}.png", number + 1
-        targets.append(target)
-    return targets
-
-
-def _draw(picture: U8, detections: Detections, threshold: float, target: Path) -> None:
-    from glip_export.bundle.files import atomic_path
-
-    drawn = detections.draw(picture, threshold)
-    with atomic_path(target) as temporary:
-        drawn.save(temporary, format="PNG")
-
-
-def _table(images: Sequence[Path], results: Sequence[Detections], threshold: float) -> Table:
-    table = Table(title=f"detections that score {threshold:g} or more")
-    for column in ("picture", "name", "score", "box (xyxy, pixels)"):
-        table.add_column(column, justify="right" if column == "score" else "left")
-    for image, detections in zip(images, results, strict=True):
-        shown = detections.above(threshold)
-        for name, score, box in zip(shown.names[:20], shown.scores, shown.boxes, strict=False):
-            table.add_row(image.name, name, f"{score:.3f}", ", ".join(f"{side:.1f}" for side in box))
-        rest = len(shown) - 20
-        if rest > 0:
-            table.add_row(image.name, f"and {rest} more", "", "")
-        if not len(shown):
-            best = f"best score {detections.scores[0]:.3f}" if len(detections) else "none at all"
-            table.add_row(image.name, "none", "", best)
-    return table

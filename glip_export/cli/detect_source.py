@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from glip_export.errors import GlipExportError
-from glip_export.image import U8
+from glip_export.cli.detect_inputs import Found
+from glip_export.errors import GlipExportError, ImageError, ServerError
+from glip_export.image import U8, load_image, pad, resize
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 
 if TYPE_CHECKING:
     from glip_export.client import Client
     from glip_export.client.triton import TritonClient
+    from glip_export.runtime.detector import Detector
 
 TRITON = "grpc://"  # how the address of a Triton server begins
 
 
+SERVER_AT_ONCE = 4  # requests under way
+BATCH_OF_FILES = 8  # pictures that are named one by one are one batch up to here
+_REFUSED_PICTURE = ("bad_image", "too_large", "unsupported_type")  # codes of errors that only this picture has
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A picture that was read."""
+
+    found: Found
+    pixels: U8 | None = None  # (H, W, 3), where it is drawn
+    resized: U8 | None = None  # (h, w, 3), the network's input of a local run
+    size: tuple[int, int] = (0, 0)  # H, W
+
+
+class OpenSource(Protocol):
+    """A source that is ready for pictures."""
+
+    def load(self, found: Found, keep: bool) -> Loaded:
+        """Reads a picture, its pixels too if they are to be kept; raises ImageError. For any thread."""
+        ...
+
+    def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:
+        """The detections of a batch, or in their place the error that a picture alone has."""
+        ...
+
+
 class Source(Protocol):
-    """Detects in pictures that are given both as files and decoded."""
+    """Where detections come from."""
 
     @property
     def title(self) -> str:
@@ -31,8 +62,12 @@ class Source(Protocol):
         """For JSON."""
         ...
 
-    def detect(self, files: Sequence[Path], pictures: Sequence[U8], prompt: Prompt) -> Iterator[list[Detections]]:
-        """The detections, as many pictures at a time as they come."""
+    def at_once(self, pictures: int, folders: bool) -> int:
+        """How many pictures it takes at once of so many; folders: whether some are of folders."""
+        ...
+
+    def opened(self, prompt: Prompt) -> AbstractContextManager[OpenSource]:
+        """Ready for pictures."""
         ...
 
 
@@ -46,6 +81,7 @@ class LocalSource:
     chunk: int | None = None
     weights: str | None = None
     threads: int | None = None
+    class_agnostic_nms: bool = False
 
     @property
     def title(self) -> str:
@@ -56,14 +92,55 @@ class LocalSource:
         """See `Source`."""
         return {"bundle": str(self.bundle), "backend": self.backend}
 
-    def detect(self, files: Sequence[Path], pictures: Sequence[U8], prompt: Prompt) -> Iterator[list[Detections]]:
+    def at_once(self, pictures: int, folders: bool) -> int:
+        """A few named pictures are one batch, as for `Detector.detect`; else each is alone, whatever stands beside it.
+
+        Padding changes results, and an engine or a small machine may not hold a large batch.
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        return pictures if not folders and pictures <= BATCH_OF_FILES else 1
+
+    @contextmanager
+    def opened(self, prompt: Prompt) -> Iterator[OpenSource]:
         """See `Source`."""
         from glip_export.runtime.detector import Detector
 
         detector = Detector.open(self.bundle, self.backend, self.threads, self.weights)
-        size = self.batch_size or len(pictures)
-        for start in range(0, len(pictures), size):
-            yield detector.detect(pictures[start : start + size], prompt, chunk=self.chunk)
+        detector.chunks(prompt, self.chunk)  # a prompt that cannot be used is told before any picture is read
+        yield _OpenBundle(detector, prompt, self.chunk, self.class_agnostic_nms)
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenBundle:
+    detector: Detector
+    prompt: Prompt
+    chunk: int | None
+    class_agnostic_nms: bool
+
+    def load(self, found: Found, keep: bool) -> Loaded:
+        """Decoded and resized, so that a picture that waits is small unless it is drawn."""
+        pixels = load_image(found.path)
+        size = pixels.shape[0], pixels.shape[1]
+        try:
+            resized = resize(pixels, self.detector.config.image, self.detector.image_size)
+        except ImageError as error:
+            raise ImageError(f"{str(found.path)!r}: {error}") from None
+        return Loaded(found, pixels if keep else None, resized, size)
+
+    def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:
+        """As `Detector.detect` does with the pictures as one batch."""
+        from glip_export.runtime.detector import EncodedImages
+
+        detector = self.detector
+        resized = [picture.resized for picture in pictures if picture.resized is not None]
+        sizes = [picture.size for picture in pictures]
+        batch = pad(resized, sizes, detector.config.image, detector.image_size)
+        encoded = EncodedImages(detector.session.vision_backbone(batch.images), batch.sizes, batch.originals)
+        found = detector.detect_encoded(encoded, self.prompt, self.chunk)
+        if self.class_agnostic_nms:
+            found = [one.class_agnostic_nms(detector.config.detection.nms_threshold) for one in found]
+        return list(found)
 
 
 @dataclass(frozen=True)
@@ -82,12 +159,15 @@ class ServerSource:
         """See `Source`."""
         return {"server": self.url}
 
-    def detect(self, files: Sequence[Path], pictures: Sequence[U8], prompt: Prompt) -> Iterator[list[Detections]]:
+    def at_once(self, pictures: int, folders: bool) -> int:
+        """As many requests at a time; each picture is alone in its own."""
+        return SERVER_AT_ONCE
+
+    @contextmanager
+    def opened(self, prompt: Prompt) -> Iterator[OpenSource]:
         """See `Source`."""
-        with self._client() as client:
-            for file in files:
-                (found,) = client.detect([file], prompt)
-                yield [found]
+        with self._client() as client, ThreadPoolExecutor(SERVER_AT_ONCE) as pool:
+            yield _OpenServer(client, pool, prompt)
 
     def _client(self) -> Client | TritonClient:
         if self.url.startswith(TRITON):
@@ -99,7 +179,33 @@ class ServerSource:
         from glip_export.client import Client
         from glip_export.serving.access_token import read_token
 
-        return Client(self.url, read_token(self.token_file), at_once=1)
+        return Client(self.url, read_token(self.token_file), at_once=SERVER_AT_ONCE)
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenServer:
+    client: Client | TritonClient
+    pool: ThreadPoolExecutor
+    prompt: Prompt
+
+    def load(self, found: Found, keep: bool) -> Loaded:
+        """Decoded only where it is drawn: the server is sent the file as it is."""
+        return Loaded(found, load_image(found.path) if keep else None)
+
+    def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:
+        """Each picture in a request of its own."""
+        return list(self.pool.map(self._detect_one, pictures))
+
+    def _detect_one(self, picture: Loaded) -> Detections | ImageError:
+        try:
+            (found,) = self.client.detect([picture.found.path], self.prompt)
+            return found
+        except ImageError as error:
+            return error
+        except ServerError as error:
+            if error.code not in _REFUSED_PICTURE:
+                raise
+            return ImageError(f"{str(picture.found.path)!r}: {error}")
 
 
 def check_only_local(given: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from rich.text import Text
 from glip_export.cli.console import console
 
 
-def pictures_progress() -> Progress:
-    """Bars that tell pictures, pictures per second, and the time that is left."""
+def pictures_progress(transient: bool = False) -> Progress:
+    """Bars that tell pictures, pictures per second, and the time that is left; transient ones go at the end."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -19,6 +19,7 @@ def pictures_progress() -> Progress:
         _Speed(),
         TimeRemainingColumn(),
         console=console,
+        transient=transient,
     )
 
 

@@ -11,6 +11,8 @@ import pytest
 from command_line import CAT, refused
 from PIL import Image
 
+from glip_export import Detector
+
 
 def test_detect_writes_pictures_and_json(glip_export, tmp_path: Path, tiny_bundle: Path) -> None:
     code, out, _ = glip_export(
@@ -29,11 +31,11 @@ def test_detect_writes_pictures_and_json(glip_export, tmp_path: Path, tiny_bundl
     )
     assert code == 0 and "cat.jpg" in out and "out.html" in out
     assert (tmp_path / "out.html").read_text(encoding="utf-8").count("<figure") == 1
-    with Image.open(CAT) as given, Image.open(tmp_path / "out" / "cat.png") as drawn:
+    with Image.open(CAT) as given, Image.open(tmp_path / "out" / "cat.jpg") as drawn:
         assert drawn.size == given.size
     document = json.loads((tmp_path / "out.json").read_text())
     (result,) = document["results"]
-    assert document["prompt"] == "cat. remote control" and result["file"] == str(CAT)
+    assert document["prompt"] == "cat. remote control" and result["file"] == str(CAT) and document["errors"] == []
     boxes = np.array([detection["box"] for detection in result["detections"]])
     assert len(boxes) > 10 and {d["name"] for d in result["detections"]} <= {"cat", "remote control"}
     assert (boxes >= 0).all() and (boxes[:, 2] <= given.width).all()
@@ -45,6 +47,18 @@ def test_detect_takes_the_newest_bundle(glip_export, tmp_path: Path, tiny_bundle
     shutil.copytree(tiny_bundle, tmp_path / "engines" / "tiny")
     assert glip_export("detect", CAT, "--prompt", "cat")[0] == 0
     assert glip_export("info")[0] == 0
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_detect_is_the_detectors(glip_export, tmp_path: Path, tiny_bundle: Path, agnostic: bool) -> None:
+    rocket = CAT.with_name("rocket.jpg")
+    words = ["--class-agnostic-nms"] if agnostic else []
+    asked = ["--prompt", "cat. dog. rocket", "--bundle", tiny_bundle, "--threads", "1", "--chunk", "2"]
+    assert glip_export("detect", CAT, rocket, *asked, *words, "--no-draw", "--json", "found.json")[0] == 0
+    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    detector = Detector.open(tiny_bundle, threads=1)
+    right = detector.detect([CAT, rocket], "cat. dog. rocket", chunk=2, class_agnostic_nms=agnostic)
+    assert [one.to_dict()["detections"] for one in right] == [result["detections"] for result in results]
 
 
 def truncated(path: Path) -> None:
@@ -62,8 +76,10 @@ def bomb(path: Path) -> None:
 @pytest.mark.parametrize("make", [lambda path: path.write_text("no picture"), truncated, one_pixel, bomb, Path.mkdir])
 def test_detect_refuses_bad_pictures(glip_export, tmp_path: Path, tiny_bundle: Path, make) -> None:
     make(tmp_path / "bad.png")
-    refused(glip_export("detect", CAT, "bad.png", "--prompt", "cat", "--bundle", tiny_bundle), "bad.png")
-    assert not (tmp_path / "detections").exists()
+    asked = ["--prompt", "cat", "--bundle", tiny_bundle, "--json", "found.json"]
+    refused(glip_export("detect", "bad.png", *asked), "bad.png")
+    refused(glip_export("detect", CAT, "bad.png", "--strict", *asked), "bad.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", ". . .", "..."])
@@ -71,8 +87,9 @@ def test_detect_refuses_empty_prompts(glip_export, tiny_bundle: Path, prompt: st
     refused(glip_export("detect", CAT, "--prompt", prompt, "--bundle", tiny_bundle), "prompt")
 
 
-def test_unknown_words_and_backends(glip_export, tiny_bundle: Path) -> None:
+def test_unknown_words_and_backends(glip_export, tmp_path: Path, tiny_bundle: Path) -> None:
     refused(glip_export("detect", CAT, "--prompt", "cat", "--bundle", tiny_bundle, "--backend", "tpu"), "tpu")
-    code, _, err = glip_export("detect", CAT)
-    assert code == 2 and "--prompt" in err
+    (tmp_path / "names.txt").write_text("cat")
+    for both in ([], ["--prompt", "cat", "--names", "names.txt"]):
+        refused(glip_export("detect", CAT, *both, "--bundle", tiny_bundle), "--prompt", "--names")
     assert glip_export("export")[0] == 2

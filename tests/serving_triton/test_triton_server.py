@@ -205,7 +205,7 @@ def test_detect_with_a_server(server: TritonServer, detector: Detector, tmp_path
     (found,) = json.loads((tmp_path / "found.json").read_text())["results"]
     (right,) = detector.detect([CAT], "cat. dog")
     assert found["detections"] == right.to_dict()["detections"]
-    assert (tmp_path / "cat.png").exists()
+    assert (tmp_path / "cat.jpg").exists()
 
 
 def test_metrics(server: TritonServer) -> None:
