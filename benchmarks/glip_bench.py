@@ -11,6 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from glip_export.processes import child_environment
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -27,7 +29,7 @@ def measure(target: Path, words: Sequence[str]) -> dict[str, Any]:
     if not target.exists():
         print(f"{time.strftime('%H:%M')} {target.stem}", flush=True)
         command = [sys.executable, "-m", "glip_export.bench.cli", *words, "--json", str(target)]
-        result = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+        result = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=child_environment())
         if result.returncode:
             sys.exit(result.returncode)
     return json.loads(target.read_text(encoding="utf-8"))

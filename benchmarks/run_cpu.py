@@ -57,7 +57,9 @@ def _summary(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
     first = next(iter(reports.values()))
     machine = first["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
-    peaks = ", ".join(f"{name} {value:.0f}" for name, value in machine["peak_gflops"].items() if value)
+    peaks = ", ".join(
+        f"{name} {value:.0f}" if value else f"{name} not measured" for name, value in machine["peak_gflops"].items()
+    )
     yield f"# {first['bundle']['name']}, {first['runs'][0]['image_size']}, {first['date'][:10]}"
     yield ""
     yield f"{machine['cpu']}, {machine['threads']} threads; matrix-multiply peak in GFLOP/s: {peaks}; {packages}."

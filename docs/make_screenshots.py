@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from glip_export.cli.console import run_app
 from glip_export.errors import GlipExportError
+from glip_export.processes import child_environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -79,7 +80,7 @@ def names_in(scenes: list[Path]) -> str:
 def serving(bundle: Path) -> Iterator[str]:
     """The address of a `glip-export serve` that runs until the block ends."""
     words = [*GLIP_EXPORT, "serve", str(bundle), "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment()) as process:
         try:
             found = re.search(r"http://[^/\s;]+", process.stdout.readline() if process.stdout else "")
             if found is None:

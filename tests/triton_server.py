@@ -124,6 +124,8 @@ class TritonServer:
 @contextmanager
 def running(repository: Path, log: Path, *words: str, seconds: float = 120) -> Iterator[TritonServer]:
     """run_server.py of a repository, started with these words more and ready; ended with the block."""
+    from glip_export.serving.triton.run_server import BECOME
+
     ports = dict(zip(("http", "grpc", "metrics"), _free_ports(3), strict=True))
     command = [
         *(str(FOLDER / "bin" / "python"), str(repository / "run_server.py"), f"--http-port={ports['http']}"),
@@ -132,7 +134,8 @@ def running(repository: Path, log: Path, *words: str, seconds: float = 120) -> I
         *(f"--grpc-port={ports['grpc']}", f"--metrics-port={ports['metrics']}", "--exit-timeout-secs=5"),
     ]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+        words = [sys.executable, "-c", BECOME, str(os.getpid()), *command]  # ends with the tests, killed or not
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment())
     server = TritonServer(process, repository, log, ports)
     try:
         end = time.monotonic() + seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from glip_export.processes import child_environment
 
 START_SECONDS = 180.0
 
@@ -53,7 +54,7 @@ def running_server(
         command = [sys.executable, "-m", "glip_export.cli", "serve", str(bundle), "--port", "0", *options]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+                command, stdout=output, stderr=subprocess.STDOUT, env={**child_environment(), **(environment or {})}
             )
         try:
             yield ServerProcess(_address(process, log), process, log)

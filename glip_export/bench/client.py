@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 
 from glip_export.bench.job import Job
 from glip_export.errors import BackendError
-from glip_export.processes import child_environment
+from glip_export.processes import start_worker
 
 GOODBYE = 20.0  # seconds a worker has to end by itself
 
@@ -24,15 +23,7 @@ class WorkerProcess:
     def __init__(self, name: str) -> None:
         self.name = name
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "glip_export.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            encoding="utf-8",
-            env=child_environment(),
-        )
+        self._process = start_worker("glip_export.bench.worker", self._stderr)
 
     def __enter__(self) -> WorkerProcess:
         return self

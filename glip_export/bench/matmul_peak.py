@@ -10,64 +10,99 @@ from typing import Any
 import numpy as np
 
 from glip_export.processes import usable_cores
+from glip_export.runtime.cpu import cpu_features, why_no_bf16
 
-SIZES = (1024, 2048)  # square; libraries peak at different ones
+PRECISIONS = ("fp32", "bf16")
+SIZES = (128, 256, 512, 1024, 2048)  # square; each tells how long the next takes, at most
 BLOCK = 0.05  # seconds of products timed as one: a single one may fall into a burst of clock speed
-BLOCKS = 4  # of each library, precision and size; the fastest counts
+BLOCKS = 4  # of each library, precision and size of the two largest: libraries peak at different ones
+BUDGET = 2.0  # seconds for a precision; what would take longer is not begun
+EMULATED = 8  # times slower than fp32, and products are no products of the processor's
+
+Product = Callable[[int], Callable[[], Any]]
 
 
 def matmul_peak(threads: int | None = None) -> dict[str, Any]:
-    """{"fp32": GFLOP/s, "bf16": GFLOP/s or None, "fp32_by": ..., "bf16_by": ...}; a multiply-add is two FLOP.
+    """{"fp32": GFLOP/s or None, "fp32_by": ..., "bf16": ..., "bf16_by": ..., "not_measured": {precision: why}}.
 
-    The best of NumPy and, where it is installed, torch's own product and its 1x1 convolution: the same product through
-    oneDNN, on some processors twice as fast as torch.mm, whose MKL holds back on other makers'. threads: torch's;
-    NumPy's library takes its own when it is loaded, so NumPy takes part only if threads are all cores. bf16 is None
-    without torch.
+    A multiply-add is two FLOP. The best of NumPy and, where it is installed, torch's own product and its 1x1
+    convolution: the same product through oneDNN, on some processors twice as fast as torch.mm, whose MKL holds back on
+    other makers'. threads: torch's; NumPy's library takes its own when it is loaded, so NumPy takes part only if
+    threads are all cores. bf16 is measured where the processor has products of it: emulated, one takes minutes.
     """
-    found: dict[str, list[tuple[float, str]]] = {"fp32": [], "bf16": []}
-    if threads is None or threads >= usable_cores():
-        found["fp32"].append((_best(_numpy_product), "numpy"))
-    try:
-        import torch
-    except ImportError:
-        pass
-    else:
-        torch.set_num_threads(threads or torch.get_num_threads())
-        with torch.inference_mode():
-            for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-                found[precision].append((_best(partial(_torch_product, dtype=dtype)), "torch.mm"))
-                found[precision].append((_best(partial(_torch_convolution, dtype=dtype)), "torch 1x1 convolution"))
     peak: dict[str, Any] = {}
-    for precision, speeds in found.items():
-        peak[precision], peak[f"{precision}_by"] = max(speeds, default=(None, None))
-    return peak
+    not_measured: dict[str, str] = {}
+    for precision in PRECISIONS:
+        products, why_not = _products(precision, threads)
+        speeds = [(best_speed(product, BUDGET / len(products)), name) for name, product in products.items()]
+        speed, by = max(speeds, default=(None, None))
+        if precision == "bf16" and speed is not None and cpu_features() is None and speed * EMULATED < peak["fp32"]:
+            why_not = f"this CPU has no bf16 products: they are {peak['fp32'] / speed:.0f} times slower than fp32"
+            speed = by = None
+        peak |= {precision: speed, f"{precision}_by": by}
+        if speed is None:
+            not_measured[precision] = why_not
+    return {**peak, "not_measured": not_measured}
 
 
 def fastest(*peaks: dict[str, Any]) -> dict[str, Any]:
     """Of several measurements of `matmul_peak`, the best of each precision."""
-    best: dict[str, Any] = {}
-    for precision in ("fp32", "bf16"):
+    best: dict[str, Any] = {"not_measured": {}}
+    for precision in PRECISIONS:
         winner = max(peaks, key=lambda peak: peak[precision] or 0.0)
         best |= {key: winner[key] for key in (precision, f"{precision}_by")}
+        if winner[precision] is None:
+            best["not_measured"][precision] = winner["not_measured"][precision]
     return best
 
 
-def _best(product: Callable[[int], Callable[[], Any]]) -> float:
-    """GFLOP/s of the fastest block of products of any size."""
-    best = 0.0
+def best_speed(product: Product, budget: float, clock: Callable[[], float] = time.perf_counter) -> float:
+    """GFLOP/s of the fastest block of products of any size that can be timed within `budget` seconds.
+
+    product(n) gives what computes one of n x n. The smallest is always timed.
+    """
+    end = clock() + budget
+    measured: list[tuple[int, Callable[[], Any], float]] = []
     for n in SIZES:
+        if measured and clock() + 2 * measured[-1][2] * (n / measured[-1][0]) ** 3 > end:  # to warm up and to time
+            break
         run = product(n)
         run()  # warm-up: threads start, pages are touched
-        repeats = max(1, round(BLOCK / _seconds(run, 1)))
-        best = max(best, *(2 * n**3 * repeats / _seconds(run, repeats) / 1e9 for _ in range(BLOCKS)))
-    return best
+        measured.append((n, run, _seconds(run, 1, clock)))
+    best = max(2 * n**3 / each for n, _, each in measured)
+    for n, run, each in measured[-2:]:
+        for _ in range(BLOCKS):
+            repeats = max(1, round(BLOCK / each))
+            if clock() + repeats * each > end:
+                break
+            took = _seconds(run, repeats, clock) / repeats
+            each, best = min(each, took), max(best, 2 * n**3 / took)  # the first may have met other work
+    return best / 1e9
 
 
-def _seconds(run: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
+def _products(precision: str, threads: int | None) -> tuple[dict[str, Product], str]:
+    """What computes products of a precision, by name; and why nothing does."""
+    products: dict[str, Product] = {}
+    if precision == "fp32" and (threads is None or threads >= usable_cores()):
+        products["numpy"] = _numpy_product
+    elif precision == "bf16" and (why_not := why_no_bf16(cpu_features())):
+        return {}, why_not
+    try:
+        import torch
+    except ImportError:
+        return products, "torch is not installed"
+    torch.set_num_threads(threads or torch.get_num_threads())
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    products["torch.mm"] = partial(_torch_product, dtype=dtype)
+    products["torch 1x1 convolution"] = partial(_torch_convolution, dtype=dtype)
+    return products, ""
+
+
+def _seconds(run: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(repeats):
         run()
-    return max(time.perf_counter() - start, 1e-9)
+    return max(clock() - start, 1e-9)
 
 
 def _numpy_product(n: int) -> Callable[[], Any]:
@@ -89,4 +124,9 @@ def _torch_convolution(n: int, dtype: Any) -> Callable[[], Any]:
     last = torch.channels_last
     pixels = torch.ones(1, n, n // 32, 32, dtype=dtype).contiguous(memory_format=last)
     weight = torch.ones(n, n, 1, 1, dtype=dtype).contiguous(memory_format=last)
-    return lambda: torch.nn.functional.conv2d(pixels, weight)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return torch.nn.functional.conv2d(pixels, weight)
+
+    return run

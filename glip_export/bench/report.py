@@ -9,6 +9,7 @@ from typing import Any
 from glip_export.bench.agreement import Agreement, agree
 from glip_export.bench.job import PLAIN, Job
 from glip_export.bench.machine import describe_machine
+from glip_export.bench.matmul_peak import PRECISIONS
 from glip_export.bench.measure import Measurement
 from glip_export.bench.stages import STAGES, summarize
 from glip_export.bundle import Bundle
@@ -135,6 +136,7 @@ def _differences(measurement: Measurement, reference: Measurement, bundle: Bundl
 
 def _peaks(peak: dict[str, Any]) -> dict[str, Any]:
     return {
-        "peak_gflops": {precision: peak.get(precision) for precision in ("fp32", "bf16")},
-        "peak_measured_with": {precision: peak.get(f"{precision}_by") for precision in ("fp32", "bf16")},
+        "peak_gflops": {precision: peak.get(precision) for precision in PRECISIONS},
+        "peak_measured_with": {precision: peak.get(f"{precision}_by") for precision in PRECISIONS},
+        "peak_not_measured": dict(peak.get("not_measured", {})),  # precision -> why
     }

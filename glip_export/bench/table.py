@@ -39,8 +39,7 @@ def times_table(report: Mapping[str, Any]) -> Table:
 
 def costs_table(report: Mapping[str, Any]) -> Table:
     """Memory, loading, work done, and whether the detections are the reference's."""
-    peaks = [f"{name} {value:.0f}" for name, value in report["machine"]["peak_gflops"].items() if value]
-    table = Table(caption=f"measured matrix-multiply peak: {', '.join(peaks)} GFLOP/s" if peaks else None)
+    table = Table(caption=_peaks(report["machine"]))
     table.add_column("backend", overflow="fold")
     for column in ("tokens", "load s", "peak MB", "GMAC/image", "of peak", "box px", "score"):
         table.add_column(column, justify="right")
@@ -85,3 +84,10 @@ def _verdict(agreement: Mapping[str, Any] | None) -> str | Text:
     lost = agreement["clear_detections"] - agreement["clear_found"]
     found = f": {agreement['real_differences']} differ, {lost} clear one(s) lost"
     return Text.assemble(("OUT OF TOLERANCE", "red"), found)
+
+
+def _peaks(machine: Mapping[str, Any]) -> str | None:
+    """measured matrix-multiply peak: fp32 140 GFLOP/s; bf16: not measured: why."""
+    peaks = [f"{name} {value:.0f}" for name, value in machine["peak_gflops"].items() if value]
+    measured = [f"measured matrix-multiply peak: {', '.join(peaks)} GFLOP/s"] if peaks else []
+    return "; ".join(measured + [f"{name}: not measured: {why}" for name, why in machine["peak_not_measured"].items()])

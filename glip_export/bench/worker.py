@@ -1,7 +1,7 @@
 """The worker process: one backend in a process of its own, told what to do by one JSON line each.
 
 python -m glip_export.bench.worker; a line {"do": name, ...arguments} in, a line {"ok": result} or {"error": text} out.
-In its own process a backend's peak memory and thread pools are its own.
+In its own process a backend's peak memory and thread pools are its own. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from glip_export.errors import BackendError, GlipExportError
+from glip_export.processes import end_with_parent
 
 
 class Worker:
@@ -83,6 +84,7 @@ def _answer(command: Callable[..., Any], arguments: dict[str, Any]) -> dict[str,
 
 def main() -> None:
     """Serves on standard input and output; what libraries print goes to standard error instead."""
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from glip_export.errors import GlipExportError, GlipExportWarning
+from glip_export.processes import end_with_parent
 
 _PIPE_CLOSED = 1  # the exit code of a command whose reader has gone, as typer has it
 
@@ -42,6 +43,7 @@ def run_app(app: Callable[[], object], name: str) -> None:
     So is a file or a standard output that cannot be written, whatever wrote it, and a GlipExportWarning, once and
     without Python's file and line. A letter that the console's encoding lacks is shown by its number.
     """
+    end_with_parent()  # where a process of ours started it
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not what a test or a notebook put in its place
             stream.reconfigure(errors="backslashreplace")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from glip_export.bundle.files import atomic_write_text
+from glip_export.processes import end_with_parent
 from glip_export.training.backgrounds import background
 from glip_export.training.icons import icon
 from glip_export.training.vocabulary import KINDS, pick, seen_colours, seen_phrases, unseen_phrases
@@ -213,7 +216,7 @@ def write_scenes(scene_set: SceneSet, count: int, folder: Path, workers: int = 1
     (folder / "images").mkdir(parents=True, exist_ok=True)
     draw = partial(_write_scene, scene_set.name, folder)
     if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
             drawn = list(pool.map(draw, range(count), chunksize=32))
     else:
         drawn = [draw(index) for index in range(count)]

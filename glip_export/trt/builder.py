@@ -2,7 +2,7 @@
 
 python -m glip_export.trt.builder; a `Job` as one line of JSON in; lines {"say": text} out, then {"engine": facts} or
 {"error": text}. A parser or builder that crashes or runs out of memory takes only this process with it, all its memory
-goes back when it ends, and no earlier import of TensorRT stands in the way (see `flavor`). It ends with its parent:
+goes back when it ends, and no earlier import of TensorRT stands in the way (see `flavor`). It ends with its parent, and
 when standard input closes.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from glip_export.errors import BackendError, GlipExportError
+from glip_export.processes import end_with_parent
 
 Say = Callable[[str], None]
 SAY_EVERY = 0.2  # seconds between two steps of a phase
@@ -201,10 +202,11 @@ def _set_options(trt: Any, config: Any, job: Job) -> None:
 
 def main() -> None:
     """Builds what standard input says; what libraries print goes to standard error."""
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = Job(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_end_with_the_input, daemon=True).start()
 
     def tell(**answer: Any) -> None:
         answers.write(json.dumps(answer) + "\n")
@@ -223,7 +225,7 @@ def main() -> None:
         tell(error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def _end_with_the_parent() -> None:
+def _end_with_the_input() -> None:
     sys.stdin.read()
     os._exit(1)
 

@@ -5,29 +5,20 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from glip_export.errors import BackendError
-from glip_export.processes import child_environment
+from glip_export.processes import start_worker
 from glip_export.trt.builder import Job
 
 
 def run_builder(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
     """Has a process of its own build one engine; its facts. Raises BackendError with its words, or how it ended."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "glip_export.trt.builder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            encoding="utf-8",
-            env=child_environment(),
-        )
+        process = start_worker("glip_export.trt.builder", stderr)
         try:
             answer = _converse(process, job, say)
         except BaseException:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from glip_export.bench.job import Job
-from glip_export.bench.matmul_peak import fastest
 from glip_export.bench.measure import Measurement, count_work, measure
 from glip_export.bench.plot import plot_stages
 from glip_export.bench.report import make_report
@@ -74,7 +73,7 @@ def report_of(bundle: Path, *backends: str, wrong: str = "") -> dict[str, Any]:
     measurements, _ = measured(*backends, wrong=wrong)
     graphs = {"text_encoder": 0.5, "vision_backbone": 2.0, "fusion_head": 1.5}
     work = [None if m.backend == "torch" else graphs for m in measurements]
-    peak = {"fp32": 100.0, "fp32_by": "numpy", "bf16": 400.0, "bf16_by": "torch"}
+    peak = {"fp32": 100.0, "fp32_by": "numpy", "bf16": 400.0, "bf16_by": "torch", "not_measured": {}}
     return make_report(JOB, Bundle.open(bundle, verify=False), measurements, work, peak)
 
 
@@ -165,13 +164,6 @@ def test_the_reports_numbers(tiny_bundle: Path) -> None:
     assert ort["max_box_diff_px"] == 0 and ort["agreement"]["within_tolerance"]
 
 
-def test_the_peak_is_the_best_of_its_measurements() -> None:
-    before = {"fp32": 100.0, "fp32_by": "numpy", "bf16": 300.0, "bf16_by": "torch.mm"}
-    after = {"fp32": 90.0, "fp32_by": "torch.mm", "bf16": 400.0, "bf16_by": "torch 1x1 convolution"}
-    assert fastest(before, after) == {**before, "bf16": 400.0, "bf16_by": "torch 1x1 convolution"}
-    assert fastest({**before, "bf16": None, "bf16_by": None})["bf16"] is None
-
-
 def test_without_torch_there_is_no_ratio(tiny_bundle: Path) -> None:
     ort, openvino = report_of(tiny_bundle, "onnxruntime", "openvino:bf16")["runs"]
     assert ort["speedup_vs_torch_plain"] is None and openvino["speedup_vs_torch_plain"] is None
@@ -190,6 +182,17 @@ def test_the_tables_show_a_row_a_backend(tiny_bundle: Path) -> None:
         assert table.row_count == 2
     assert "400" in _shown(times_table(report)) and "as the reference" in _shown(costs_table(report))
     assert [milliseconds(value) for value in (0.4123, 15.34, 481.9)] == ["0.41", "15.3", "482"]
+
+
+def test_what_was_not_measured_is_told(tiny_bundle: Path) -> None:
+    report = report_of(tiny_bundle, "torch", "openvino:bf16")
+    machine = report["machine"]
+    assert "peak: fp32 100, bf16 400 GFLOP/s" in _shown(costs_table(report)) and machine["peak_not_measured"] == {}
+    why = "this CPU has no bf16 products"
+    machine |= {"peak_gflops": {"fp32": 100.0, "bf16": None}, "peak_not_measured": {"bf16": why}}
+    assert f"peak: fp32 100 GFLOP/s; bf16: not measured: {why}" in _shown(costs_table(report))
+    machine |= {"peak_gflops": {"fp32": None, "bf16": None}, "peak_not_measured": {}}  # --no-cost
+    assert "peak:" not in _shown(costs_table(report))
 
 
 def test_the_plot_is_a_png(tiny_bundle: Path, tmp_path: Path) -> None:

