@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,17 +133,13 @@ def test_more_names_than_the_configuration_has_room_for() -> None:
 
 def test_eval_coco_of_a_bundle_with_a_task(eval_coco, photos, tiny_bundle: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The whole command: what it finds is what the detector finds for that caption."""
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    for file in tiny_bundle.iterdir():
-        (bundle / file.name).symlink_to(file)
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     manifest = json.loads((tiny_bundle / MANIFEST).read_text())
     task = TaskConfig(
         *(True, (TaskCategory(31, "rocket"), TaskCategory(4, "cat"))),
         *(True, (CaptionWords("a ", "space ship", " that flies"), CaptionWords("", "kitten", ""))),
     )
     manifest["config"]["task"] = config_to_dict(replace(GlipConfig(), task=task))["task"]
-    (bundle / MANIFEST).unlink()
     (bundle / MANIFEST).write_text(json.dumps(manifest))
     words = ["--images", photos[1], "--annotations", photos[0], "--bundle", bundle, "--threads", 1, "--limit", 3]
     code, out, _ = eval_coco(*words, "--output", "out", "--json", "ap.json")
