@@ -43,23 +43,24 @@ class ImageBatch:
     originals: I64  # (B, 2), h and w of each picture as given
 
 
-def load_image(source: Picture, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> U8:
+def load_image(source: Picture, max_pixels: int = MAX_PIXELS, *, upright: bool = True, name: str | None = None) -> U8:
     """A path, the bytes of a file, an open file, a PIL image or an array -> uint8 RGB (H, W, 3).
 
     Upright by EXIF, or as stored; of an animation the first frame; alpha is dropped, as in the original. An array is
-    uint8 (H, W, 3) or (H, W) and may be returned itself. Raises ImageError for what is no picture, damaged, or of a
-    size out of bounds.
+    uint8 (H, W, 3) or (H, W) and may be returned itself. Raises ImageError, in which the picture is called `name` or
+    what `picture_name` says, for what is no picture, damaged, or of a size out of bounds.
     """
+    name = picture_name(source) if name is None else name
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
+        return _from_array(source, name, max_pixels)
     if isinstance(source, Image.Image):
-        return _decode(source, "the given PIL image", max_pixels, upright)
+        return _decode(source, name, max_pixels, upright)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read(io.BytesIO(source), "the given bytes", max_pixels, upright)
+        return _read(io.BytesIO(source), name, max_pixels, upright)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source), max_pixels, upright)
+        return _from_path(Path(source), name, max_pixels, upright)
     if hasattr(source, "read"):
-        return _read(source, "the given file", max_pixels, upright)
+        return _read(source, name, max_pixels, upright)
     raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
 
 
@@ -69,17 +70,33 @@ def picture_suffixes() -> frozenset[str]:
     return frozenset(known | _SUFFIXES_OF_PLUGINS)
 
 
-def resize_shape(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
+def picture_name(source: object, number: int | None = None) -> str:
+    """What an error calls a picture: its file's name, else "picture 3" if it has a number, else "the given array"."""
+    if isinstance(source, (str, os.PathLike)):
+        return repr(str(Path(source)))
+    given = getattr(source, "filename" if isinstance(source, Image.Image) else "name", None)
+    if isinstance(given, (str, os.PathLike)) and str(given):
+        return repr(str(given))
+    if number is not None:
+        return f"picture {number}"
+    if isinstance(source, np.ndarray):
+        return "the given array"
+    if isinstance(source, Image.Image):
+        return "the given PIL image"
+    return "the given bytes" if isinstance(source, (bytes, bytearray, memoryview)) else "the given file"
+
+
+def resize_shape(height: int, width: int, config: ImageConfig, name: str = "the picture") -> tuple[int, int]:
     """(h, w) after the original's resize: short side min_size, unless the long side would exceed max_size.
 
-    Raises ImageError for a picture so narrow that a side would vanish.
+    Raises ImageError, in which the picture is called `name`, where it is so narrow that a side would vanish.
     """
     short, long = min(height, width), max(height, width)
     size = config.min_size
     if long / short * size > config.max_size:
         size = round(config.max_size * short / long)  # banker's rounding, as the original's int(round())
     if size < 1:
-        raise ImageError(f"a picture of {width} x {height} pixels is too narrow: resized, its short side would vanish")
+        raise ImageError(f"{name} is {width} x {height} pixels, too narrow: resized, its short side would vanish")
     if short == size:
         return height, width
     if width < height:
@@ -96,12 +113,17 @@ def preprocess(images: Sequence[U8], config: ImageConfig, fixed_size: tuple[int,
     if not images:
         raise ImageError("no picture was given")
     originals = [(image.shape[0], image.shape[1]) for image in images]
-    return pad([resize(image, config, fixed_size) for image in images], originals, config, fixed_size)
+    names = [picture_name(image, number if len(images) > 1 else None) for number, image in enumerate(images, start=1)]
+    resized = [resize(image, config, fixed_size, name) for image, name in zip(images, names, strict=True)]
+    return pad(resized, originals, config, fixed_size)
 
 
-def resize(image: U8, config: ImageConfig, fixed_size: tuple[int, int] | None = None) -> U8:
-    """uint8 RGB (H, W, 3) -> the network's size (h, w, 3), still uint8: the first half of `preprocess`."""
-    height, width = _fit(resize_shape(image.shape[0], image.shape[1], config), fixed_size)
+def resize(image: U8, config: ImageConfig, fixed_size: tuple[int, int] | None = None, name: str = "the picture") -> U8:
+    """uint8 RGB (H, W, 3) -> the network's size (h, w, 3), still uint8: the first half of `preprocess`.
+
+    Raises ImageError as `resize_shape`.
+    """
+    height, width = _fit(resize_shape(image.shape[0], image.shape[1], config, name), fixed_size)
     return _resize(image, height, width)
 
 
@@ -163,8 +185,7 @@ def _normalize(image: U8, config: ImageConfig, out: F32) -> None:
         out[channel] /= np.float32(config.std[channel])
 
 
-def _from_path(path: Path, max_pixels: int, upright: bool) -> U8:
-    name = repr(str(path))
+def _from_path(path: Path, name: str, max_pixels: int, upright: bool) -> U8:
     try:
         if path.is_dir():
             raise ImageError(f"{name} is a directory, not a picture")
@@ -178,13 +199,13 @@ def _from_path(path: Path, max_pixels: int, upright: bool) -> U8:
         raise ImageError(f"the picture {name} cannot be opened: {_reason(error)}") from None
 
 
-def _from_array(array: U8, max_pixels: int) -> U8:
+def _from_array(array: U8, name: str, max_pixels: int) -> U8:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ImageError(
-            f"an array of {array.dtype} {array.shape} is no picture: give uint8 RGB of shape (height, width, 3) "
+            f"{name}, of {array.dtype} {array.shape}, is no picture: give uint8 RGB of shape (height, width, 3) "
             "or grey of shape (height, width)"
         )
-    _check_size(array.shape[1], array.shape[0], "the given array", max_pixels)
+    _check_size(array.shape[1], array.shape[0], name, max_pixels)
     return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
 

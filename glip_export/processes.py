@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+import warnings
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import glip_export
+from glip_export.errors import GlipExportWarning
 
 PARENT = "GLIP_EXPORT_PARENT"  # in the environment of a child: the process to end with
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
+_loaded_before_fork: set[str] = set()  # modules
 
-def usable_cores() -> int:
-    """CPUs this process may run on: fewer than the machine has in many containers."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """CPUs this process may use at once: what its affinity, and its container's CPU quota rounded up, leave of them.
+
+    root: where the system's files are, for tests.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def thread_count(asked: int | None, stacklevel: int = 1) -> int | None:
+    """Threads for a backend: what was asked for, or the usable cores, with a GlipExportWarning, if they are fewer.
+
+    Where nothing was asked for, the usable cores if they are fewer than the machine has, else None: libraries see the
+    machine's CPUs, not what a container leaves of them, but know better than we which share a core. stacklevel: 1 warns
+    of the caller's line.
+    """
+    usable = usable_cores()
+    if asked is None:
+        return usable if usable < (os.cpu_count() or 1) else None
+    if asked > usable:
+        words = f"{asked} threads are more than the {usable} CPU core(s) that this process may use: {usable} are taken"
+        warnings.warn(words, GlipExportWarning, stacklevel=stacklevel + 1)
+    return min(asked, usable)
+
+
+def is_forked_after(module: str) -> bool:
+    """Whether this process was forked, without an exec since, when the module was loaded: its threads did not come."""
+    return module in _loaded_before_fork
 
 
 def start_worker(module: str, stderr: IO[str]) -> subprocess.Popen[str]:
@@ -88,3 +117,59 @@ def _lives(parent: int) -> bool:
     except PermissionError:  # a later process of that pid, another user's
         return False
     return True
+
+
+def _cpu_quota(root: Path) -> float | None:
+    """CPUs that this process's control groups allow, the least of its own and those above; None without a limit."""
+    quotas = [
+        quota
+        for mount, group in _cpu_groups(root)
+        for folder in (mount, *(mount / part for part in (group, *group.parents)))
+        if (quota := _quota_of(folder)) is not None
+    ]
+    return min(quotas, default=None)
+
+
+def _cpu_groups(root: Path) -> list[tuple[Path, PurePosixPath]]:
+    """Where each version's CPU controller may be mounted, with this process's group below it.
+
+    In a container the mount is often the group itself, and the path the host's.
+    """
+    mounts = root / "sys/fs/cgroup"
+    lines = _read(root / "proc/self/cgroup").splitlines()
+    found = [(mounts, PurePosixPath()), (mounts / "cpu", PurePosixPath())]
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        group = PurePosixPath(path.lstrip("/"))
+        if ".." in group.parts:  # outside of what this process sees
+            continue
+        if not controllers:
+            found += [(mounts, group), (mounts / "unified", group)]
+        elif "cpu" in controllers.split(","):
+            found += [(mounts / controllers, group), (mounts / "cpu", group)]
+    return found
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Of one control group: version 2's "200000 100000" of 10^-6 s, or version 1's two files; None without a limit."""
+    words = _read(folder / "cpu.max").split()
+    words = words or [*_read(folder / "cpu.cfs_quota_us").split(), *_read(folder / "cpu.cfs_period_us").split()]
+    try:
+        quota, period = (int(word) for word in words)  # "max" is no limit, as -1 is
+    except ValueError:
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _note_fork() -> None:
+    _loaded_before_fork.update(sys.modules)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

@@ -88,8 +88,10 @@ def test_preprocess_is_fast() -> None:
 
 def test_too_narrow_to_resize() -> None:
     assert resize_shape(2, 5000, ImageConfig()) == (1, 2500)
-    with pytest.raises(ImageError, match="too narrow"):
+    with pytest.raises(ImageError, match="the picture is 6000 x 2 pixels, too narrow"):
         resize_shape(2, 6000, ImageConfig())
+    with pytest.raises(ImageError, match="picture 2 is 6000 x 2 pixels, too narrow"):
+        preprocess([rgb(20, 30), rgb(2, 6000)], ImageConfig())
     with pytest.raises(ImageError, match="no picture"):
         preprocess([], ImageConfig())
 

@@ -16,6 +16,7 @@ from glip_export.bench.table import costs_table, times_table
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import atomic_write_text
 from glip_export.cli.console import console, steps_progress
+from glip_export.processes import thread_count
 
 
 def run(
@@ -36,6 +37,7 @@ def run(
     plot: Path | None,
 ) -> None:
     """Measures the bundle, prints two tables, writes the JSON and the plot; image_size (H, W) of the padded input."""
+    threads = threads and thread_count(threads)  # told here: what workers write is not shown
     bundle = Bundle.open(path, verify=False)  # every worker checks the hashes when it opens the bundle
     if plot is not None:
         load_pyplot()  # told before minutes of measuring, not after

@@ -35,7 +35,10 @@ BundleOption = Annotated[
 Backends = Annotated[
     list[str] | None, typer.Option("--backend", help=f"{BACKEND_WORDS}; repeat for several.", show_default=False)
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.", show_default=False)]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads; by default all cores that this process may use.", show_default=False),
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the result here as JSON.", dir_okay=False, show_default=False)
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from glip_export.errors import ImageError, PromptError
+from glip_export.errors import BackendError, ImageError, PromptError
 from glip_export.image import Picture, load_image
 from glip_export.results.drawing import draw_boxes
 from glip_export.results.nms import kept_over_all_classes
@@ -91,6 +92,22 @@ class Detections:
             }
             for label, score, (x1, y1, x2, y2) in zip(self.labels, self.scores, self.boxes.tolist(), strict=True)
         ]
+
+    def to_supervision(self) -> Any:
+        """As supervision.Detections: xyxy, confidence, class_id, and the names as data["class_name"].
+
+        Raises BackendError if the supervision package is not installed.
+        """
+        try:
+            supervision: Any = import_module("supervision")
+        except ImportError as error:
+            raise BackendError(f"supervision cannot be imported ({error}): pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32),  # copies: annotators may write to them
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
 
     def draw(self, image: Picture, threshold: float = 0.5) -> Image.Image:
         """The picture (anything `load_image` takes) with the boxes, names and scores of at least `threshold`.

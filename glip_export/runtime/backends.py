@@ -12,6 +12,7 @@ from pathlib import Path
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
+from glip_export.processes import thread_count
 from glip_export.runtime.session import Session
 from glip_export.trt.gpus import rtx_serves
 
@@ -23,9 +24,11 @@ def open_session(
 ) -> Session:
     """The bundle's three graphs on a backend: one of BACKENDS, NAME:PRECISION (openvino:bf16), or auto.
 
-    threads: CPU threads, the backend's own default if None. weights: for torch, where the checkpoint is now, if not
+    threads: CPU threads, no more than the cores that this process may use (GlipExportWarning); by default those, or the
+    backend's own choice where nothing limits them. weights: for torch, where the checkpoint is now, if not
     where the manifest says. Raises BackendError for an unknown backend or one that cannot run here.
     """
+    threads = thread_count(threads, stacklevel=3)  # the caller of Detector.open
     if backend == AUTO:
         return _open_first(bundle, threads)
     name, colon, precision = backend.partition(":")

@@ -11,9 +11,9 @@ import numpy as np
 
 from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
-from glip_export.errors import GlipExportError, PromptError
+from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.hints import Hinter
-from glip_export.image import ImageBatch, Picture, load_image, preprocess, restore_boxes
+from glip_export.image import ImageBatch, Picture, load_image, pad, picture_name, resize, restore_boxes
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
@@ -102,10 +102,10 @@ class Detector:
         results: list[Detections] = []
         ahead: ImageBatch | None = None
         for number, batch in enumerate(batches):
-            prepared = ahead or self._preprocess(batch)
-            encoded = EncodedImages(self.session.vision_backbone(prepared.images), prepared.sizes, prepared.originals)
-            ahead = self._prefetch(batches[number + 1]) if number + 1 < len(batches) else None
             done = number * size
+            prepared = ahead or self._preprocess(batch, done)
+            encoded = EncodedImages(self.session.vision_backbone(prepared.images), prepared.sizes, prepared.originals)
+            ahead = self._prefetch(batches[number + 1], done + size) if number + 1 < len(batches) else None
             results += self._detect_each(encoded, tokenized[done : done + len(batch)])
             del encoded  # its memory is for the next batch
         if class_agnostic_nms:
@@ -149,15 +149,23 @@ class Detector:
         self._text.move_to_end(chunk.caption)
         return self._text[chunk.caption]
 
-    def _preprocess(self, images: Sequence[Picture]) -> ImageBatch:
-        return preprocess([load_image(image) for image in images], self.config.image, self.image_size)
+    def _preprocess(self, images: Sequence[Picture], before: int = 0) -> ImageBatch:
+        """Errors name a picture's file, or its place where there are several; before: how many batches took earlier."""
+        if not images:
+            raise ImageError("no picture was given")
+        several = before > 0 or len(images) > 1
+        names = [picture_name(image, before + i + 1 if several else None) for i, image in enumerate(images)]
+        pictures = [load_image(image, name=name) for image, name in zip(images, names, strict=True)]
+        config, size = self.config.image, self.image_size
+        resized = [resize(picture, config, size, name) for picture, name in zip(pictures, names, strict=True)]
+        return pad(resized, [(picture.shape[0], picture.shape[1]) for picture in pictures], config, size)
 
-    def _prefetch(self, images: Sequence[Picture]) -> ImageBatch | None:
+    def _prefetch(self, images: Sequence[Picture], before: int) -> ImageBatch | None:
         """The next batch, prepared and on its way to the GPU that computes this one; None where nothing is gained."""
         prefetch = getattr(self.session, "prefetch", None)
         if prefetch is None:
             return None
-        batch = self._preprocess(images)
+        batch = self._preprocess(images, before)
         prefetch(batch.images)
         return batch
 

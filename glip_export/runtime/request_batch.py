@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.image import MAX_PIXELS, Picture, load_image, pad, padded_shape, resize
+from glip_export.image import MAX_PIXELS, Picture, load_image, pad, padded_shape, picture_name, resize
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.detector import Detector, EncodedImages, picture_detections
@@ -111,7 +111,7 @@ class BatchDetector:
         """Decodes and resizes a picture; raises ImageError. For any thread."""
         pixels = load_image(image, self.max_pixels)
         original = pixels.shape[0], pixels.shape[1]
-        resized = resize(pixels, self.detector.config.image, self.detector.image_size)
+        resized = resize(pixels, self.detector.config.image, self.detector.image_size, picture_name(image))
         return PreparedImage(image_key(image if isinstance(image, bytes) else pixels), resized, original)
 
     def _run(self, jobs: list[_Job]) -> None:

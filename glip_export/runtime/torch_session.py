@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from glip_export.bundle import Bundle
 from glip_export.checkpoint import read_checkpoint, resolve_weights
-from glip_export.errors import BackendError
+from glip_export.errors import BackendError, GlipExportWarning
 from glip_export.model.glip import Glip, build_model
+from glip_export.processes import is_forked_after
 from glip_export.runtime.session import F32, I64, Pyramid
 
 
 class TorchSession:
-    """A GLIP in PyTorch behind the same three calls; see `Session` for shapes."""
+    """A GLIP in PyTorch behind the same three calls; see `Session` for shapes.
+
+    In a process that was forked after torch was loaded it keeps to one thread, and says so (GlipExportWarning).
+    """
 
     name = "torch"
 
     def __init__(self, model: Glip, threads: int | None = None) -> None:
-        if threads is not None:
+        if not keep_to_one_thread(os.getpid()) and threads is not None:
             torch.set_num_threads(threads)
         self.model = model
 
     def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
         """See `Session`."""
-        with torch.inference_mode():
+        with _inference():
             return self.model.text_encoder(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
 
     def vision_backbone(self, images: F32) -> Pyramid:
         """See `Session`."""
-        with torch.inference_mode():
+        with _inference():
             p3, p4, p5, p6, p7 = (level.numpy() for level in self.model.vision_backbone(torch.from_numpy(images)))
         return p3, p4, p5, p6, p7
 
@@ -39,11 +48,36 @@ class TorchSession:
     ) -> tuple[F32, F32, I64, I64]:
         """See `Session`."""
         others = (text_features, attention_mask, class_map, image_sizes)
-        with torch.inference_mode():
+        with _inference():
             boxes, scores, labels, count = self.model.fusion_head(
                 tuple(torch.from_numpy(level) for level in features), *(torch.from_numpy(array) for array in others)
             )
         return boxes.numpy(), scores.numpy(), labels.numpy(), count.numpy()
+
+
+@lru_cache(maxsize=1)  # the warning, once a process
+def keep_to_one_thread(pid: int) -> bool:
+    """Whether torch has to run on one thread in this process (pid: its own), which it then does.
+
+    The threads of OpenMP and of MKL are not there after a fork: a product that is shared among them never ends.
+    """
+    if not is_forked_after("torch"):
+        return False
+    torch.set_num_threads(1)
+    warnings.warn(
+        "this process was forked after torch was loaded, whose threads did not come along: it runs on one; for more, "
+        "start workers with the 'spawn' method and open the Detector in them",
+        GlipExportWarning,
+        stacklevel=2,
+    )
+    return True
+
+
+@contextmanager
+def _inference() -> Iterator[None]:
+    keep_to_one_thread(os.getpid())
+    with torch.inference_mode():
+        yield
 
 
 def load_reference(bundle: Bundle, weights: Path | None = None) -> Glip:
@@ -51,6 +85,7 @@ def load_reference(bundle: Bundle, weights: Path | None = None) -> Glip:
 
     Raises BackendError if the file is gone or another one.
     """
+    keep_to_one_thread(os.getpid())
     path = weights or Path(bundle.weights.path)
     if weights is None and (not bundle.weights.path or not path.exists()):
         where = bundle.weights.path or "no file"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from glip_export.errors import ImageError, PromptError
+from glip_export.errors import BackendError, ImageError, PromptError
 from glip_export.results.detections import Detections, concatenate
 from glip_export.results.drawing import class_color
 
@@ -77,6 +79,32 @@ def test_to_coco() -> None:
     assert [row["category_id"] for row in rows] == [17, 3, 17]
     with pytest.raises(PromptError, match="2 names but COCO has 3"):
         detections().to_coco(1, [1, 2, 3])
+
+
+def test_to_coco_with_any_id() -> None:
+    assert json.dumps(detections().to_coco(np.int64(7), [np.int64(17), np.int64(3)])[0])  # type: ignore[arg-type,list-item]
+    assert detections().to_coco("000007", [17, 3])[0]["image_id"] == "000007"
+
+
+def test_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+    given = detections()
+    found = given.to_supervision()
+    np.testing.assert_array_equal(found.xyxy, given.boxes)
+    np.testing.assert_array_equal(found.confidence, given.scores)
+    assert found.xyxy.dtype == found.confidence.dtype == np.float32
+    assert found.class_id.tolist() == [1, 0, 1] and found.class_id.dtype == int
+    assert found.data["class_name"].tolist() == given.names and found.data["class_name"].dtype.kind == "U"
+    found.xyxy[:] = 0
+    assert given.boxes.any()  # its own
+    empty = detections(BOXES[:0], (), ()).to_supervision()
+    assert empty.xyxy.shape == (0, 4) and empty.data["class_name"].shape == (0,)
+
+
+def test_supervision_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(BackendError, match="pip install supervision"):
+        detections().to_supervision()
 
 
 def test_concatenate_shifts_labels_and_keeps_everything() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glip_export import Detector, GlipExportError
 from glip_export.errors import BackendError, GlipExportWarning, ImageError, PromptError
@@ -192,6 +193,23 @@ def test_no_pictures(detector: Detector) -> None:
 def test_mistakes(detector: Detector, images, prompt, options, error) -> None:
     with pytest.raises(error):
         detector.detect(images, prompt, **options)
+
+
+def test_too_narrow_names_the_file(detector: Detector, tmp_path: Path) -> None:
+    narrow = Image.new("RGB", (6000, 2))
+    narrow.save(tmp_path / "narrow.png")
+    pixels = np.asarray(narrow)
+    with Image.open(tmp_path / "narrow.png") as opened:
+        for images, name in (
+            ([tmp_path / "narrow.png"], f"'{tmp_path / 'narrow.png'}'"),
+            ([opened], f"'{tmp_path / 'narrow.png'}'"),
+            ([pixels], "the given array"),
+            ([pixels[:, :60], pixels], "picture 2"),
+            ([pixels[:, :1], pixels], "picture 1"),
+        ):
+            with pytest.raises(ImageError) as caught:
+                detector.detect(images, "cat")
+            assert str(caught.value).startswith(f"{name} is "), str(caught.value)
 
 
 def test_unknown_backend(tiny_bundle: Path) -> None:
