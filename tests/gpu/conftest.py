@@ -11,7 +11,8 @@ import pytest
 
 from glip_export.errors import BackendError
 from glip_export.runtime.cuda.driver import driver_module
-from glip_export.trt.flavor import FLAVORS, INSTALL, find_gpu, is_installed
+from glip_export.trt.flavor import FLAVORS, INSTALL, TENSORRT_RTX, find_gpu, is_installed
+from glip_export.trt.gpus import rtx_refusal
 
 if TYPE_CHECKING:
     from glip_export.bundle import Bundle
@@ -53,7 +54,10 @@ def driver() -> CudaDriver:
 
 @pytest.fixture(scope="session", params=FLAVORS)
 def flavor(request: pytest.FixtureRequest) -> str:
-    """Each TensorRT that is installed."""
+    """Each TensorRT that is installed, and has code for this GPU."""
+    gpu = find_gpu()
+    if request.param == TENSORRT_RTX and gpu is not None and (why_not := rtx_refusal(gpu)):
+        pytest.skip(why_not)
     if not is_installed(request.param):
         pytest.skip(f"{request.param} is not installed: {INSTALL[request.param]}")
     return request.param
