@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glip_export.bundle.files import atomic_path, atomic_write_text
+from glip_export.bundle.files import atomic_write_text
+from glip_export.results.pictures import write_picture
 from glip_export.training.scenes import compose, training_cast
 
 HERE = Path(__file__).parent
@@ -27,8 +28,7 @@ def main(seed: int, folder: Path = HERE) -> None:
         x, y, width, height = item.box
         names = [item.kind, f"{item.colour} {item.kind}"] if item.colour else [item.kind]
         objects.append({"names": names, "box": [x, y, x + width, y + height]})
-    with atomic_path(folder / "picture.jpg") as temporary:
-        scene.picture.save(temporary, format="JPEG", quality=92)
+    write_picture(folder / "picture.jpg", scene.picture, "JPEG", quality=92)
     document = {"seed": seed, "icons": "OpenMoji, CC BY-SA 4.0", "prompts": PROMPTS, "objects": objects}
     atomic_write_text(folder / "picture.json", json.dumps(document, indent=1) + "\n")
 

@@ -20,13 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from glip_export import Bundle, Detections, Detector
-from glip_export.bundle.files import atomic_path
 from glip_export.cli.console import console, run_app, steps_progress
 from glip_export.evaluation import CocoDataset, CocoResult, evaluate_coco
 from glip_export.evaluation.report import CocoReport
 from glip_export.image import load_image
 from glip_export.parity.cases import Case
 from glip_export.parity.ladder import ParityResult, climb_all
+from glip_export.results.pictures import write_picture
 from glip_export.runtime.backends import available_backends
 from glip_export.training.scenes import scene_sets, write_scenes
 
@@ -180,8 +180,7 @@ def _draw(answers: list[Answer], target: Path) -> None:
     for index, (answer, panel) in enumerate(zip(answers, panels, strict=True)):
         canvas.paste(panel, (index * (width + gap), bar))
         pen.text((index * (width + gap), bar // 2), answer.prompt, fill="black", font=font, anchor="lm")
-    with atomic_path(target) as temporary:
-        canvas.save(temporary, format="PNG")
+    write_picture(target, canvas, "PNG")
 
 
 def _enlarged(detections: Detections, width: int) -> Image.Image:

@@ -61,8 +61,10 @@ def run_app(app: Callable[[], object], name: str) -> None:
     except BrokenPipeError:
         _end("", _PIPE_CLOSED)
     except OSError as error:
-        what = error.filename if error.filename is not None else "" if _is_writable(sys.stdout) else "standard output"
-        _end(f"{name}: {error.strerror or error}{f': {what}' if what else ''}", 2)
+        where = error.filename
+        if where is None and not _takes(sys.stdout, "\n"):
+            where = "standard output"
+        _end(f"{name}: {error.strerror or error}{'' if where is None else f': {where}'}", 2)
 
 
 def _show_warnings(name: str) -> None:
@@ -88,14 +90,15 @@ def megabytes(size: int) -> str:
 def _end(line: str, code: int) -> None:
     if line:
         print(line, file=sys.stderr)
-    if not _is_writable(sys.stdout):
+    if not _takes(sys.stdout):
         _drop(sys.stdout)
     sys.exit(code)
 
 
-def _is_writable(stream: TextIO) -> bool:
-    """Whether what it holds could be written now."""
+def _takes(stream: TextIO, text: str = "") -> bool:
+    """Writes what the stream holds, and the text; whether that could be written."""
     try:
+        stream.write(text)
         stream.flush()
     except OSError:
         return False

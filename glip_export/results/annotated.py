@@ -7,8 +7,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from glip_export.bundle.files import atomic_path
-from glip_export.errors import GlipExportError
+from glip_export.results.pictures import write_picture
 
 JPEG_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"))
 JPEG_QUALITY = 90
@@ -23,16 +22,13 @@ def annotated_suffix(path: Path) -> str:
 
 def save_annotated(image: Image.Image, target: Path) -> None:
     """Writes an RGB picture as JPEG or PNG, by the target's suffix; raises GlipExportError where it cannot."""
-    with atomic_path(target, lasting=False) as temporary:
-        try:
-            if target.suffix == ".jpg":
-                image.save(temporary, format="JPEG", quality=JPEG_QUALITY, comment=MARK)
-            else:
-                info = PngInfo()
-                info.add_text("Comment", MARK.decode("ascii"))
-                image.save(temporary, format="PNG", compress_level=1, pnginfo=info)  # 6 takes five times as long
-        except OSError as error:
-            raise GlipExportError(f"cannot write {target}: {error.strerror or error}") from error
+    if target.suffix == ".jpg":
+        write_picture(target, image, "JPEG", lasting=False, quality=JPEG_QUALITY, comment=MARK)
+    else:
+        info = PngInfo()
+        info.add_text("Comment", MARK.decode("ascii"))
+        # compress_level: 6 takes five times as long.
+        write_picture(target, image, "PNG", lasting=False, compress_level=1, pnginfo=info)
 
 
 def is_annotated(path: Path) -> bool:

@@ -13,13 +13,13 @@ from rich.progress import Progress
 from torch import nn
 from torch.nn import functional as F
 
-from glip_export.bundle.files import atomic_path
 from glip_export.cli.console import console
 from glip_export.config import GlipConfig
 from glip_export.errors import CheckpointError
 from glip_export.model.glip import Glip
 from glip_export.training.batches import draw_examples, read_examples
 from glip_export.training.initial import new_model
+from glip_export.training.saving import save_torch
 from glip_export.training.scenes import SceneObject
 from glip_export.training.settings import TrainingSettings
 from glip_export.training.trainer import learning_rate
@@ -82,8 +82,7 @@ def pretrain(
                     f"colours {right[2] / right[0]:.3f}; {rate:.2f} steps/s"
                 )
                 right[:] = 0
-    with atomic_path(target) as temporary:
-        torch.save(backbone.state_dict(), temporary)
+    save_torch(backbone.state_dict(), target)
 
 
 def load_backbone(model: Glip, path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from glip_export.bundle.files import atomic_write_text
 from glip_export.processes import end_with_parent
+from glip_export.results.pictures import write_picture
 from glip_export.training.backgrounds import background
 from glip_export.training.icons import icon
 from glip_export.training.vocabulary import KINDS, pick, seen_colours, seen_phrases, unseen_phrases
@@ -227,7 +228,7 @@ def write_scenes(scene_set: SceneSet, count: int, folder: Path, workers: int = 1
 
 def _write_scene(name: str, folder: Path, index: int) -> tuple[int, int, tuple[SceneObject, ...]]:
     drawn = scene(scene_sets()[name], index)
-    drawn.picture.save(folder / "images" / f"{index:06d}.jpg", quality=92)
+    write_picture(folder / "images" / f"{index:06d}.jpg", drawn.picture, "JPEG", lasting=False, quality=92)
     return drawn.picture.height, drawn.picture.width, drawn.objects
 
 

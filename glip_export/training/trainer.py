@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from glip_export.bundle.files import atomic_path, atomic_write_bytes
+from glip_export.bundle.files import atomic_write_bytes
 from glip_export.config import GlipConfig, config_to_dict
 from glip_export.errors import CheckpointError, GlipExportError
 from glip_export.model.dyconv import DeformConvNorm
@@ -20,6 +20,7 @@ from glip_export.model.selection import LevelPredictions
 from glip_export.training.batches import Batch
 from glip_export.training.initial import new_model
 from glip_export.training.losses import Losses, detection_losses
+from glip_export.training.saving import save_torch
 from glip_export.training.settings import TrainingSettings
 
 CHECKPOINT = "checkpoint.pt"
@@ -93,19 +94,16 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Writes folder/checkpoint.pt, whole or not at all."""
-        with atomic_path(folder / CHECKPOINT) as temporary:
-            torch.save(
-                {
-                    "model": dict(self.model.named_parameters()),
-                    "average": self.average,
-                    "optimizer": self.optimizer.state_dict(),
-                    "step": self.step,
-                    "history": self.history,
-                    "config": config_to_dict(self.config),
-                    "settings": asdict(self.settings),
-                },
-                temporary,
-            )
+        run = {
+            "model": dict(self.model.named_parameters()),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "config": config_to_dict(self.config),
+            "settings": asdict(self.settings),
+        }
+        save_torch(run, folder / CHECKPOINT)
 
     def resume(self, folder: Path) -> None:
         """Continues what `save` wrote. Raises CheckpointError if it cannot be read or is of another model."""

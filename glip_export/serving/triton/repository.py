@@ -130,7 +130,9 @@ def _write_python_model(folder: Path, name: str, config: str) -> Path:
     version = folder / name / VERSION
     _write(version / "model.py", MODEL_PY)
     source = Path(glip_export.__file__).parent
-    shutil.copytree(source, version / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in source.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.relative_to(source).parts:
+            _copy(path, version / source.name / path.relative_to(source))
     return version
 
 
