@@ -60,7 +60,7 @@ def chosen_flags(word: str | None = None) -> tuple[str, ...]:
 def has(wanted: InstructionSet) -> bool:
     """Whether this machine's processor can do it; where that cannot be read, it is believed to."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return True
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
