@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from glip_export.cli.console import console, megabytes
 from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
+
+if TYPE_CHECKING:
+    from glip_export.config import TaskConfig
 
 
 def info(
@@ -45,6 +49,7 @@ def run(path: Path, json: Path | None) -> None:
         ("input size", f"{size}; pictures are resized to {config.image.min_size}/{config.image.max_size}"),
         ("text", f"up to {config.text.max_query_len} tokens a caption, scores by {config.detection.score_agg}"),
         ("detections", f"{config.detection.detections_per_image} a picture"),
+        *([("eval asks", asked)] if (asked := _asked(config.task)) else []),
     ):
         facts.add_row(Text(key, style="bold"), str(value))
     graphs = Table()
@@ -74,3 +79,15 @@ def run(path: Path, json: Path | None) -> None:
         console.print(table)
     if json is not None:
         console.print(f"Wrote {json}", soft_wrap=True)
+
+
+def _asked(task: TaskConfig) -> str:
+    """What evaluations ask for, where the configuration says otherwise than by the annotation file's names."""
+    parts = [
+        f"{len(task.categories)} categories of its own" if task.categories else "",
+        f"by words for {len(task.words)} categories, such as {''.join(vars(task.words[0]).values())!r}"
+        if task.words
+        else "",
+        f"with {len(task.unscored)} names that count for nothing" if task.unscored else "",
+    ]
+    return ", ".join(part for part in parts if part)
