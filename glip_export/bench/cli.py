@@ -9,6 +9,7 @@ import typer
 
 from glip_export.cli.console import run_app
 from glip_export.cli.options import Verb, bundle_or_newest, parse_image_size
+from glip_export.cli.outputs import bundle_files, check_outputs
 from glip_export.errors import GlipExportError
 
 DEFAULT_PROMPT = "cat. coffee cup. astronaut. rocket"  # what is on the packaged photos
@@ -88,6 +89,7 @@ def bench(
     from glip_export.bench.command import run
 
     path = bundle_or_newest(bundle)
+    check_outputs({"--json": json, "--plot": plot}, [prompt_file, weights, *bundle_files(path)])
     run(
         path,
         tuple(dict.fromkeys(backend or _all_backends(path))),

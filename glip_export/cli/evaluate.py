@@ -15,6 +15,7 @@ from rich.text import Text
 
 from glip_export.cli.console import console
 from glip_export.cli.options import Backends, BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.outputs import bundle_files, check_outputs
 from glip_export.cli.progress import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
 
@@ -75,9 +76,10 @@ def coco(
     from glip_export.names import read_names
 
     asked = None if names is None else read_names(names)
+    where = bundle_or_newest(bundle)
+    check_outputs({"--json": json}, [names, weights])
     options = Options(asked, batch, chunk, aspect_groups, limit, strict, threads, weights)
     backends = tuple(dict.fromkeys(backend or ("onnxruntime",)))
-    where = bundle_or_newest(bundle)
     if not run_coco(images, annotations, where, backends, options, output, json, max_ap_difference):
         raise typer.Exit(1)
 
@@ -125,6 +127,14 @@ def run_coco(
     prompt_for(dataset, options.names, config, options.chunk)
     dataset = replace(dataset, notes=(*dataset.notes, *prompt_notes(options.names, config, options.chunk)))
     folder = output or Path("evaluation") / f"{bundle.resolve().name}-{annotations.stem}"
+    places = {
+        f"--output's {name} of {word}": folder / backend_folder(word) / name
+        for word in backends
+        for name in (DETECTIONS, JOURNAL)
+    }
+    check_outputs(
+        {"--json": json, **places}, [annotations, *bundle_files(bundle), *(image.path for image in dataset.images)]
+    )
     identities = {backend: _identity(backend, dataset, opened, options) for backend in backends}
     kept = _check_backends(bundle, backends, options, folder)
     results = {}

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from glip_export.cli.console import console, megabytes
 from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
+from glip_export.cli.outputs import bundle_files, check_outputs
 
 if TYPE_CHECKING:
     from glip_export.config import TaskConfig
@@ -22,7 +23,9 @@ def info(
 ) -> None:
     """Show what a bundle holds: its model, graphs, sizes, and the checkpoint it came from."""
 
-    run(bundle_or_newest(bundle), json)
+    where = bundle_or_newest(bundle)
+    check_outputs({"--json": json}, bundle_files(where))
+    run(where, json)
 
 
 def run(path: Path, json: Path | None) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from glip_export.cli.console import console, megabytes, steps_progress
 from glip_export.cli.options import parse_image_size
+from glip_export.cli.outputs import check_outputs
 from glip_export.errors import GlipExportError
 
 if TYPE_CHECKING:
@@ -72,11 +73,12 @@ def run(
     with steps_progress() as progress:
         task = progress.add_task(f"loading {weights}")
         path = resolve_weights(weights)
+        target = output or Path("engines") / path.stem
+        check_outputs({}, [path, config, bert_config], replaced={"--output": target})
         model = load_model(path, config, overrides, bert_config)
         if model.load_report is not None:
             progress.console.print(f"{path.name}: {model.load_report.summary()}", soft_wrap=True)
             progress.console.print(f"SHA-256 {model.weights_sha256}")
-        target = output or Path("engines") / path.stem
         bundle = export_onnx(model, target, image_size, lambda step: progress.update(task, description=step))
         progress.update(task, description="comparing with PyTorch")
         differences = first_check(TorchSession(model), OnnxRuntimeSession(bundle), bundle.config, image_size)

@@ -59,11 +59,14 @@ def check_outputs(
 
 
 def bundle_files(folder: Path) -> list[Path]:
-    """The manifest of a bundle and the files that it lists; what cannot be read is for `Bundle.open` to tell."""
+    """The manifest of a bundle, the files that it lists, and the checkpoint that it came from.
+
+    What cannot be read is for `Bundle.open` to tell.
+    """
     manifest = folder / MANIFEST
     try:
-        listed = json.loads(manifest.read_bytes())["files"]
-        return [manifest, *(folder / name for name in listed)]
+        content = json.loads(manifest.read_bytes())
+        return [manifest, *(folder / name for name in content["files"]), Path(content["weights"]["path"])]
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return [manifest]
 

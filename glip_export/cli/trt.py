@@ -12,6 +12,7 @@ import typer
 
 from glip_export.cli.console import console, steps_progress
 from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
+from glip_export.cli.outputs import bundle_files, check_outputs
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.trt.gpus import RTX_DEFAULT, engine_targets, owners, rtx_summary, targets_words
 
@@ -64,7 +65,9 @@ def trt(
     """
 
     precision = chosen_precision(fp16, bf16, fp32)
-    if not run(bundle_or_newest(bundle), precision, flavor, deform_conv, nms, recipe, check, json):
+    where = bundle_or_newest(bundle)
+    check_outputs({"--json": json}, [recipe, *bundle_files(where)])
+    if not run(where, precision, flavor, deform_conv, nms, recipe, check, json):
         raise typer.Exit(1)
 
 

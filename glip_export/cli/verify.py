@@ -11,6 +11,7 @@ import typer
 
 from glip_export.cli.console import console, steps_progress
 from glip_export.cli.options import Backends, BundleArgument, JsonOption, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.outputs import bundle_files, check_outputs
 
 if TYPE_CHECKING:
     from glip_export.bundle import Bundle
@@ -33,7 +34,9 @@ def verify(
     Exits with 1 if anything is out of tolerance. Example: glip-export verify engines/glip_tiny --json parity.json
     """
 
-    if not run(bundle_or_newest(bundle), weights, tuple(backend or ("onnxruntime",)), quick, trace, threads, json):
+    where = bundle_or_newest(bundle)
+    check_outputs({"--json": json}, [weights, *bundle_files(where)])
+    if not run(where, weights, tuple(backend or ("onnxruntime",)), quick, trace, threads, json):
         raise typer.Exit(1)
 
 
