@@ -12,11 +12,16 @@ WORKERS ?= 2
 TEST_THREADS ?= 1
 ARGS ?=
 
+# Interpreters for test-pythons, with spaces between; by default each Python of pyproject.toml that is found here.
+PYTHONS ?=
+# Extras for test-lowest; all that a CPU can run are bench,eval,export,hub,openvino,serve,train,triton (some minutes).
+LOWEST_EXTRAS ?= bench,eval,hub,serve,triton
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test triton-server test-gpu bench-gpu lint clean
+.PHONY: help setup demo serve test triton-server test-lowest test-pythons test-gpu bench-gpu lint clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with the package and all extras that need no GPU; quick when nothing changed
 
@@ -46,6 +51,13 @@ test: $(READY) triton-server ## Run the tests that need no GPU (ARGS="-k bundle"
 # A real tritonserver for the CPU, from a wheel; where there is none for this Python or machine, its tests are skipped.
 triton-server: $(READY)
 	@$(BIN)/python tests/triton_server.py
+
+# Both install a wheel of this checkout into environments outside of it, and run tests/installed there.
+test-lowest: $(READY) engines/demo/manifest.json ## Detect with the oldest releases that pyproject.toml allows (LOWEST_EXTRAS=...)
+	@$(BIN)/python tests/environments.py --bundle engines/demo --lowest --extras "$(LOWEST_EXTRAS)"
+
+test-pythons: $(READY) engines/demo/manifest.json ## Install and run the wheel on each Python that is here (PYTHONS="...")
+	@$(BIN)/python tests/environments.py --bundle engines/demo --pythons "$(PYTHONS)"
 
 test-gpu: $(READY) ## Run the tests that need an NVIDIA GPU; each says why it is skipped
 	@$(BIN)/python -m pytest -q -rs tests/gpu $(ARGS)
