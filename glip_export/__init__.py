@@ -18,12 +18,14 @@ _WHERE = {
     "Detections": "glip_export.results.detections",
     "Prompt": "glip_export.prompt",
     "GlipExportError": "glip_export.errors",
+    "GlipExportWarning": "glip_export.errors",
 }
 __all__ = [
     "Bundle",
     "Detections",
     "Detector",
     "GlipExportError",
+    "GlipExportWarning",
     "Prompt",
     "build_engines",
     "export_onnx",

@@ -124,6 +124,7 @@ def _all_backends(bundle: Path) -> list[str]:
 def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]:
     if (prompt is not None) + coco + (file is not None) > 1:
         raise GlipExportError("give one of --prompt, --coco-prompt and --prompt-file")
+    from glip_export.hints import Hinter
     from glip_export.names import read_names_file
     from glip_export.prompt import Prompt
 
@@ -132,8 +133,11 @@ def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]
 
         return Prompt.of(COCO).names
     if file is None:
-        return Prompt.of(DEFAULT_PROMPT if prompt is None else prompt).names
-    return Prompt.of(read_names_file(file, "--prompt-file")).names
+        asked = Prompt.of(DEFAULT_PROMPT if prompt is None else prompt)
+    else:
+        asked = Prompt.of(read_names_file(file, "--prompt-file"))
+    Hinter().tell(asked)  # here: what workers write is not shown
+    return asked.names
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def detect(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What to look for, in place of --prompt: a text file with a name a line.",
+            help="What to look for, in place of --prompt: a text file with a name a line (a stop may stand in one).",
             show_default=False,
         ),
     ] = None,

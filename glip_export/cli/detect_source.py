@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from glip_export.cli.detect_inputs import Found
 from glip_export.errors import GlipExportError, ImageError, ServerError
-from glip_export.image import U8, load_image, pad, resize
+from glip_export.image import U8, load_image, pad, picture_name, resize
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 
@@ -122,10 +122,8 @@ class _OpenBundle:
         """Decoded and resized, so that a picture that waits is small unless it is drawn."""
         pixels = load_image(found.path)
         size = pixels.shape[0], pixels.shape[1]
-        try:
-            resized = resize(pixels, self.detector.config.image, self.detector.image_size)
-        except ImageError as error:
-            raise ImageError(f"{str(found.path)!r}: {error}") from None
+        name = picture_name(found.path)
+        resized = resize(pixels, self.detector.config.image, self.detector.image_size, name)
         return Loaded(found, pixels if keep else None, resized, size)
 
     def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:

@@ -56,6 +56,11 @@ def test_bench_refuses_an_option_given_twice(
     refused((stopped.value.code, *capsys.readouterr()), "glip-bench: give --prompt once")  # type: ignore[arg-type]
 
 
+def test_bench_tells_of_words_that_the_model_lacks() -> None:
+    with pytest.warns(GlipExportWarning, match="no word for '\u732b'"):
+        assert bench_cli._names("\u732b. cat", coco=False, file=None) == ("\u732b", "cat")
+
+
 def test_repeatable_options_are_given_again(glip_export, tmp_path: Path) -> None:
     code, _, err = glip_export("verify", "none", "--backend", "torch", "--backend", "onnxruntime")
     assert code == 2 and "once" not in err and "none" in err
