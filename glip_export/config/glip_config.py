@@ -73,7 +73,6 @@ class DetectionConfig:
     anchor_sizes: tuple[float, ...] = (64, 128, 256, 512, 1024)  # MODEL.RPN.ANCHOR_SIZES, pixels
     anchor_strides: tuple[int, ...] = (8, 16, 32, 64, 128)  # MODEL.RPN.ANCHOR_STRIDE, pixels
     chunk: int = -1  # TEST.CHUNKED_EVALUATION: names a caption, -1 for as many as fit
-    batch_size: int = 1  # TEST.IMS_PER_BATCH
     # TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM: names that a prompt may have, -1 for any number
     most_names: int = field(default=-1, metadata=ADDED)
 

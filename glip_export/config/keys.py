@@ -48,7 +48,6 @@ HONOURED: dict[str, str] = {
     "MODEL.RPN.ANCHOR_SIZES": "detection.anchor_sizes",
     "MODEL.RPN.ANCHOR_STRIDE": "detection.anchor_strides",
     "TEST.CHUNKED_EVALUATION": "detection.chunk",
-    "TEST.IMS_PER_BATCH": "detection.batch_size",
     "TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM": "detection.most_names",
     "DATASETS.USE_OVERRIDE_CATEGORY": "task.use_override_category",
     "DATASETS.OVERRIDE_CATEGORY": "task.override_category",
@@ -271,7 +270,10 @@ WITHOUT_INFLUENCE = (
             "TENSORBOARD_EXP",
         ),
     ),
-    Unread("what the command's own option says: eval coco --aspect-groups", ("DATALOADER.ASPECT_RATIO_GROUPING",)),
+    Unread(
+        "what the command's own options say: eval coco --batch and --aspect-groups",
+        ("DATALOADER.ASPECT_RATIO_GROUPING", "TEST.IMS_PER_BATCH"),
+    ),
     Unread(
         "where and how it runs: --backend and --threads here",
         ("DATALOADER.NUM_WORKERS", "MODEL.DEBUG", "MODEL.DEVICE"),

@@ -94,7 +94,6 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
             anchor_sizes=values[model + "RPN.ANCHOR_SIZES"],
             anchor_strides=values[model + "RPN.ANCHOR_STRIDE"],
             chunk=values["TEST.CHUNKED_EVALUATION"],
-            batch_size=values["TEST.IMS_PER_BATCH"],
             most_names=values["TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM"],
         ),
         task=read_task(values),

@@ -129,7 +129,7 @@ def _files(config: str) -> tuple[str, ...]:
     return tuple(model.file for model in PUBLISHED if model.config == config)
 
 
-# What all four official YAMLs say of inference. Their TEST.IMS_PER_BATCH (64, for a cluster) is left out.
+# What all four official YAMLs say of inference.
 COMMON: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "GeneralizedVLRCNN",
     "MODEL.RPN_ARCHITECTURE": "VLDYHEAD",
@@ -157,7 +157,6 @@ COMMON: dict[str, Any] = {
     "INPUT.PIXEL_MEAN": (103.53, 116.28, 123.675),
     "INPUT.PIXEL_STD": (57.375, 57.12, 58.395),
     "DATALOADER.SIZE_DIVISIBILITY": 32,
-    "TEST.IMS_PER_BATCH": 1,
 }
 
 

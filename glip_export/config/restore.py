@@ -16,6 +16,8 @@ ADDED = MappingProxyType(
     {"added": True}
 )  # metadata of a field that earlier versions lacked: its default is what they did
 
+DROPPED = frozenset({"batch_size"})  # fields of earlier versions, which nothing read
+
 
 def restore(cls: type[T], data: Any, source: str, prefix: str) -> T:
     """The dataclass `cls` of plain values such as JSON gives, every field of its type and there, but for those ADDED.
@@ -25,7 +27,7 @@ def restore(cls: type[T], data: Any, source: str, prefix: str) -> T:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}{prefix.rstrip('.') or 'it'} is not a mapping")
     types, known = get_type_hints(cls), {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(map(str, data.keys() - types.keys())):
+    if unknown := sorted(map(str, data.keys() - types.keys() - DROPPED)):
         raise ConfigError(f"{source}unknown field {prefix}{unknown[0]}")
     if missing := [name for name in types if name not in data and "added" not in known[name].metadata]:
         raise ConfigError(f"{source}missing field {prefix}{missing[0]}")

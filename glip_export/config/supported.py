@@ -177,7 +177,6 @@ NUMBERS = (
     Number(f"{ATSS}.NMS_TH", low=0, high=1, whole=False, above=True),
     Number(f"{ATSS}.DETECTIONS_PER_IMG"),
     Number("TEST.CHUNKED_EVALUATION", low=-1),
-    Number("TEST.IMS_PER_BATCH"),
     Number("TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM", low=-1),
 )
 

@@ -47,7 +47,6 @@ OTHER_VALUES: dict[str, tuple[str, ...]] = {
     "MODEL.RPN.ANCHOR_SIZES": ("(32, 64, 128, 256, 512)",),
     "MODEL.RPN.ANCHOR_STRIDE": ("(4, 8, 16, 32, 64)",),
     "TEST.CHUNKED_EVALUATION": ("40",),
-    "TEST.IMS_PER_BATCH": ("1",),
     "TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM": ("100",),
     "DATASETS.OVERRIDE_CATEGORY": ('[{"id": 1, "name": "fish"}]',),
     "DATASETS.CAPTION_PROMPT": ('[{"prefix": "a ", "name": "fish", "suffix": ""}]',),
