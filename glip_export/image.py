@@ -54,14 +54,25 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, *, upright: bool =
     if isinstance(source, np.ndarray):
         return _from_array(source, name, max_pixels)
     if isinstance(source, Image.Image):
-        return _decode(source, name, max_pixels, upright)
+        return np.array(_decode(source, name, max_pixels, upright))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read(io.BytesIO(source), name, max_pixels, upright)
+        return np.array(_read(io.BytesIO(source), name, max_pixels, upright))
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source), name, max_pixels, upright)
+        return np.array(_from_path(Path(source), name, max_pixels, upright))
     if hasattr(source, "read"):
-        return _read(source, name, max_pixels, upright)
+        return np.array(_read(source, name, max_pixels, upright))
     raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
+
+
+def load_resized(
+    path: Path, config: ImageConfig, fixed_size: tuple[int, int] | None = None
+) -> tuple[U8, tuple[int, int]]:
+    """`resize` of what `load_image` gives, and the size (h, w) before: with no array between, in half the time."""
+    name = picture_name(path)
+    image = _from_path(path, name, MAX_PIXELS, upright=True)
+    original = image.size[1], image.size[0]
+    height, width = _fit(resize_shape(*original, config, name), fixed_size)
+    return np.asarray(_resize_image(image, height, width)), original
 
 
 def picture_suffixes() -> frozenset[str]:
@@ -167,10 +178,16 @@ def _fit(size: tuple[int, int], limit: tuple[int, int] | None) -> tuple[int, int
 
 
 def _resize(image: U8, height: int, width: int) -> U8:
-    """Pillow's bilinear filter, which is antialiased: OpenCV's and most GPU resizers give other pixels."""
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(_resize_image(Image.fromarray(image), height, width))
+
+
+def _resize_image(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Pillow's bilinear filter, which is antialiased: OpenCV's and most GPU resizers give other pixels."""
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _normalize(image: U8, config: ImageConfig, out: F32) -> None:
@@ -185,7 +202,7 @@ def _normalize(image: U8, config: ImageConfig, out: F32) -> None:
         out[channel] /= np.float32(config.std[channel])
 
 
-def _from_path(path: Path, name: str, max_pixels: int, upright: bool) -> U8:
+def _from_path(path: Path, name: str, max_pixels: int, upright: bool) -> Image.Image:
     try:
         if path.is_dir():
             raise ImageError(f"{name} is a directory, not a picture")
@@ -209,7 +226,7 @@ def _from_array(array: U8, name: str, max_pixels: int) -> U8:
     return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
 
-def _read(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> U8:
+def _read(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> Image.Image:
     try:
         with _opening, warnings.catch_warnings():
             # Pillow warns of decompression bombs (our limit is checked below, before anything is decoded) and of every
@@ -227,12 +244,13 @@ def _read(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> U8:
         return _decode(image, name, max_pixels, upright)
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int, upright: bool) -> U8:
+def _decode(image: Image.Image, name: str, max_pixels: int, upright: bool) -> Image.Image:
+    """Decoded, RGB; the given image itself where it is so already."""
     _check_size(*image.size, name, max_pixels)
     try:
         image.load()
         _check_size(*image.size, name, max_pixels)  # some formats learn their size only now
-        return np.array(_to_rgb(_upright(image) if upright else image))
+        return _to_rgb(_upright(image) if upright else image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files

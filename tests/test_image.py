@@ -19,7 +19,7 @@ from PIL import Image
 
 from glip_export.config import ImageConfig
 from glip_export.errors import ImageError
-from glip_export.image import U8, load_image, preprocess, resize_shape, restore_boxes
+from glip_export.image import U8, load_image, load_resized, preprocess, resize, resize_shape, restore_boxes
 
 ORACLE = Path(__file__).parent / "data" / "oracle"
 PICTURES = Path(__file__).parent.parent / "glip_export" / "data" / "pictures"
@@ -94,6 +94,26 @@ def test_too_narrow_to_resize() -> None:
         preprocess([rgb(20, 30), rgb(2, 6000)], ImageConfig())
     with pytest.raises(ImageError, match="no picture"):
         preprocess([], ImageConfig())
+
+
+@pytest.mark.parametrize("fixed_size", [None, (64, 96)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "turned", "alpha", "deep", "right size"])
+def test_load_resized_is_load_image_and_resize(tmp_path: Path, kind: str, fixed_size: tuple[int, int] | None) -> None:
+    image, exif = Image.fromarray(rgb(150, 230)), Image.Exif()
+    if kind == "turned":
+        exif[0x0112] = 6
+    elif kind == "alpha":
+        image.putalpha(Image.fromarray(rgb(150, 230)[..., 0]))
+    elif kind == "deep":
+        image = Image.fromarray(rgb(150, 230)[..., 0].astype(np.uint16) * 200)
+    elif kind == "right size":
+        image = image.resize((1200, 800))
+    path = tmp_path / "picture"
+    image.save(path, kind if kind.isupper() else "JPEG" if kind == "turned" else "PNG", exif=exif)
+    whole = load_image(path)
+    resized, size = load_resized(path, ImageConfig(), fixed_size)
+    assert size == whole.shape[:2] == ((230, 150) if kind == "turned" else whole.shape[:2])
+    np.testing.assert_array_equal(resized, resize(whole, ImageConfig(), fixed_size))
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from glip_export.cli.detect_inputs import Found
 from glip_export.errors import GlipExportError, ImageError, ServerError
-from glip_export.image import U8, load_image, pad, picture_name, resize
+from glip_export.image import U8, load_image, load_resized, pad, picture_name, resize
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 
@@ -120,11 +120,12 @@ class _OpenBundle:
 
     def load(self, found: Found, keep: bool) -> Loaded:
         """Decoded and resized, so that a picture that waits is small unless it is drawn."""
+        config, image_size = self.detector.config.image, self.detector.image_size
+        if not keep:
+            return Loaded(found, None, *load_resized(found.path, config, image_size))
         pixels = load_image(found.path)
-        size = pixels.shape[0], pixels.shape[1]
-        name = picture_name(found.path)
-        resized = resize(pixels, self.detector.config.image, self.detector.image_size, name)
-        return Loaded(found, pixels if keep else None, resized, size)
+        resized = resize(pixels, config, image_size, picture_name(found.path))
+        return Loaded(found, pixels, resized, (pixels.shape[0], pixels.shape[1]))
 
     def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:
         """As `Detector.detect` does with the pictures as one batch."""
