@@ -49,8 +49,8 @@ class Answer:
 
     @property
     def passed(self) -> bool:
-        """Every object that the prompt names, and nothing else."""
-        return self.right == self.objects and not self.wrong
+        """Every object that the prompt names, of which there is one at least, and nothing else."""
+        return self.right == self.objects > 0 and not self.wrong
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
     picture = arguments.output / "demo.png"
     _draw(answers, picture)
     console.print(f"{time.monotonic() - started:.0f} s. Open {picture}", soft_wrap=True)
-    sys.exit(0 if all(answer.passed for answer in answers) and _near(dataset, results, parity) else 1)
+    sys.exit(0 if answers and all(answer.passed for answer in answers) and _near(dataset, results, parity) else 1)
 
 
 def _parity(detectors: dict[str, Detector], dataset: CocoDataset, tell: object) -> dict[str, ParityResult]:

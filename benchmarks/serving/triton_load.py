@@ -224,7 +224,7 @@ def main() -> None:
     if given.json is not None:
         atomic_write_text(given.json, json.dumps(document, indent=1) + "\n")
     loads = [load for run in runs for load in (run["one_client"], run["capacity"], *run["rates"])]
-    sys.exit(1 if any(load["wrong"] or load["errors"] for load in loads) else 0)
+    sys.exit(1 if any(load["wrong"] or load["errors"] or not load["answered_per_second"] for load in loads) else 0)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,30 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def eval_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """glip-export eval coco: its exit code, output and error output."""
+    """glip-export eval coco: its exit code, output and error output; an option replaces an earlier one of its name."""
     from glip_export.cli import main
 
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "coco", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "coco", *last_of_each(list(map(str, words)))])
         with pytest.raises(SystemExit) as stopped:
             main()
         streams = capsys.readouterr()
         return int(stopped.value.code or 0), streams.out, streams.err
 
     return run
+
+
+def last_of_each(words: list[str]) -> list[str]:
+    """The words without what a later option of the same name replaces; --backend may be given again."""
+    kept: list[str] = []
+    for place, word in enumerate(words):
+        is_value = place > 0 and words[place - 1].startswith("--") and not word.startswith("--")
+        option = words[place - 1] if is_value else word
+        if option == "--backend" or option not in words[place + 1 :]:
+            kept.append(word)
+    return kept
 
 
 @pytest.fixture(scope="session")

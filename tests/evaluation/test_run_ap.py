@@ -50,6 +50,15 @@ def test_what_is_written(run_ap, tmp_path: Path, tiny_bundle: Path, photos: tupl
         assert str(tmp_path) not in written and str(tiny_bundle) not in written
 
 
+def test_vacuous_gate_without_annotations(run_ap, tmp_path: Path, photos, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(photos[0].parent, tmp_path / "scenes" / "val")
+    truth = tmp_path / "scenes" / "val" / "annotations.json"
+    content = json.loads(truth.read_text(encoding="utf-8"))
+    truth.write_text(json.dumps({**content, "annotations": []}), encoding="utf-8")
+    assert run_ap("--backend", "onnxruntime", "--emulate") == 2
+    assert "no annotation that counts on its 10 picture(s)" in capsys.readouterr().err
+
+
 def test_without_scenes(run_ap, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_ap() == 2
     assert "scenes holds none of val, seen_phrases" in capsys.readouterr().err
