@@ -28,6 +28,12 @@ def words(photos: tuple[Path, Path], tiny_bundle: Path) -> list[object]:
     return ["--images", photos[1], "--annotations", photos[0], "--bundle", tiny_bundle, "--threads", 1]
 
 
+def replaced(words: list[object], option: str, *values: object) -> list[object]:
+    """The words with the option given so, and not as before: each is given once."""
+    kept = [word for at, word in enumerate(words) if word != option and (at == 0 or words[at - 1] != option)]
+    return [*kept, option, *values]
+
+
 def refused(result: tuple[int, str, str], *expected: str) -> None:
     code, out, err = result
     lines = [line for line in err.splitlines() if line.strip()]
@@ -166,7 +172,7 @@ def test_what_is_broken_is_told_and_fatal_only_if_strict(
     content["annotations"] = content["annotations"][:2]
     change(content)
     (tmp_path / "broken.json").write_text(json.dumps(content))
-    words = [*words, "--annotations", "broken.json", "--json", "ap.json"]
+    words = [*replaced(words, "--annotations", "broken.json"), "--json", "ap.json"]
     code, out, _ = eval_coco(*words)
     assert code == 0 and kind in out and "broken, left out or doubtful" in out
     counted = json.loads((tmp_path / "ap.json").read_text())["problems"]["counts"]
@@ -191,13 +197,21 @@ def test_what_is_broken_is_told_and_fatal_only_if_strict(
 )
 def test_mistakes_are_one_line(eval_coco, words, tmp_path: Path, more, expected) -> None:
     (tmp_path / "file").write_text("")
-    refused(eval_coco(*words, *more), *expected)
+    option, *values = more
+    refused(eval_coco(*replaced(words, option, *values)), *expected)
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]  # nothing ran before the mistake was told
 
 
 def test_wrong_words_are_usage(eval_coco, words) -> None:
-    for more in (["--batch", 0], ["--chunk", 0], ["--limit", 0], ["--max-ap-difference", -1], ["--threads", 0]):
-        assert eval_coco(*words, *more)[0] == 2
+    for option, value in (
+        ("--batch", 0),
+        ("--chunk", 0),
+        ("--limit", 0),
+        ("--max-ap-difference", -1),
+        ("--threads", 0),
+    ):
+        code, _, err = eval_coco(*replaced(words, option, value))
+        assert code == 2 and f"Invalid value for '{option}'" in err
     assert eval_coco()[0] == 2
 
 
