@@ -62,7 +62,10 @@ class KernelModule:
         return cls._loaded[identity]
 
     def launch(self, launches: Sequence[Launch], stream_handle: int) -> None:
-        """Enqueue the launches in order on a CUDA stream (a cudaStream_t as a number; 0 is the default stream)."""
+        """Enqueue the launches in order on a CUDA stream (a cudaStream_t as a number; 0 is the default stream).
+
+        Launches that hold arrays are waited for, so that none goes before the stream has passed its kernel.
+        """
         stream = self._driver.CUstream(stream_handle)
         for launch in launches:
             pointers = launch.argument_pointers()
@@ -73,9 +76,11 @@ class KernelModule:
                 *launch.block,
                 launch.shared_bytes,
                 stream,
-                ctypes.addressof(pointers),
+                ctypes.addressof(pointers),  # held by `pointers`; the driver copies them before it returns
                 0,
             )
+        if any(launch.holds_memory for launch in launches):
+            self._call(self._driver.cuStreamSynchronize, stream)
 
     def _function(self, kernel: str) -> Any:
         if kernel not in self._functions:

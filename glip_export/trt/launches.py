@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from glip_export.addresses import holding, pointer_to
 
 THREADS = 256  # a block, of every kernel
 MAX_GRID = 65535  # of y and z; the kernels go on in strides from there
@@ -19,6 +22,19 @@ MAX_CANDIDATES = 2**30
 ENOUGH_THREADS = 1 << 16
 SLABS = (32, 16, 8)  # channels that a thread goes through, the best first
 BOX_BYTES = 16  # the kernels read a box at once
+
+
+class DeviceMemory(Protocol):
+    """An array on the device, such as the runtime's DeviceArray."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+# What a kernel reads or writes: an address, which the giver keeps until the stream has passed the launch, as TensorRT
+# does; or an array, which the launch holds and which is checked.
+Memory = int | DeviceMemory | np.ndarray
 
 _DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
 
@@ -34,8 +50,14 @@ class Launch:
     arguments: tuple[Any, ...]
 
     def argument_pointers(self) -> ctypes.Array[ctypes.c_void_p]:
-        """What cuLaunchKernel calls kernelParams: the addresses of the arguments, valid as long as this launch."""
-        return (ctypes.c_void_p * len(self.arguments))(*(ctypes.addressof(argument) for argument in self.arguments))
+        """What cuLaunchKernel calls kernelParams: the addresses of the arguments, which it holds."""
+        addresses = (ctypes.addressof(argument) for argument in self.arguments)
+        return holding((ctypes.c_void_p * len(self.arguments))(*addresses), self.arguments)
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether it keeps arrays that its kernel reads or writes."""
+        return any(getattr(argument, "held", ()) for argument in self.arguments)
 
 
 def im2col_launches(
@@ -47,15 +69,16 @@ def im2col_launches(
     Ho: int,
     Wo: int,
     stride: int,
-    x_ptr: int,
-    offset_ptr: int,
-    mask_ptr: int,
-    out_ptr: int,
+    x_ptr: Memory,
+    offset_ptr: Memory,
+    mask_ptr: Memory,
+    out_ptr: Memory,
 ) -> list[Launch]:
     """x (B, C, H, W), offset (B, 18, Ho, Wo), mask (B, 9, Ho, Wo) -> columns (B, C * 9, Ho * Wo), row c * 9 + tap.
 
     dtype: float32 or float16, of all four; stride 1 or 2. Nothing to launch where a size is 0. Raises ValueError for
-    another dtype or stride, sizes the kernel cannot count, or an address that is not aligned to a value.
+    another dtype or stride, sizes the kernel cannot count, an address that is not aligned to a value, or an array of
+    another size; TypeError for one of another dtype.
     """
     if np.dtype(dtype) not in _DTYPES:
         raise ValueError(f"the deformable im2col takes float32 or float16, not {np.dtype(dtype)}")
@@ -67,9 +90,13 @@ def im2col_launches(
     if min(B, C, H, W, positions) < 1:
         return []
     bytes_each = np.dtype(dtype).itemsize
-    written_or_strided = (offset_ptr, mask_ptr, out_ptr)
-    _check_aligned(bytes_each, x_ptr, *written_or_strided)
-    pair = positions % 2 == 0 and all(pointer % (2 * bytes_each) == 0 for pointer in written_or_strided)
+    pointers = [
+        _pointer("x", x_ptr, dtype, B * C * H * W, bytes_each),
+        _pointer("offset", offset_ptr, dtype, B * 18 * positions, bytes_each),
+        _pointer("mask", mask_ptr, dtype, B * 9 * positions, bytes_each),
+        _pointer("out", out_ptr, dtype, B * C * 9 * positions, bytes_each, written=True),
+    ]
+    pair = positions % 2 == 0 and all((pointer.value or 0) % (2 * bytes_each) == 0 for pointer in pointers[1:])
     threads = positions // 2 if pair else positions
     # The largest slab, for its fewer position sums, that still gives the device enough threads.
     slab = next((s for s in SLABS if threads * 9 * B * _up(C, s) >= ENOUGH_THREADS), SLABS[-1])
@@ -80,7 +107,7 @@ def im2col_launches(
             block=(THREADS, 1, 1),
             shared_bytes=0,
             arguments=(
-                *(ctypes.c_void_p(pointer) for pointer in (x_ptr, *written_or_strided)),
+                *pointers,
                 *(ctypes.c_int32(size) for size in (B, C, H, W, Ho, Wo, stride, slab)),
             ),
         )
@@ -92,21 +119,22 @@ def nms_launches(
     M: int,
     D: int,
     iou_threshold: float,
-    boxes_ptr: int,
-    scores_ptr: int,
-    labels_ptr: int,
-    out_boxes_ptr: int,
-    out_scores_ptr: int,
-    out_labels_ptr: int,
-    out_count_ptr: int,
-    workspace_ptr: int,
+    boxes_ptr: Memory,
+    scores_ptr: Memory,
+    labels_ptr: Memory,
+    out_boxes_ptr: Memory,
+    out_scores_ptr: Memory,
+    out_labels_ptr: Memory,
+    out_count_ptr: Memory,
+    workspace_ptr: Memory,
 ) -> list[Launch]:
     """The best D of M candidates an image after class-wise NMS, in two kernels.
 
     boxes (B, M, 4) f32 xyxy, scores (B, M) f32, negative where there is no candidate, labels (B, M) int32 ->
     boxes (B, D, 4) f32, scores (B, D) f32 falling, labels (B, D) int32, -1 in empty places, count (B,) int32. The
     workspace has `nms_workspace_bytes`. Raises ValueError for a negative threshold, sizes the kernels cannot count,
-    or an address that is not aligned: boxes to 16 bytes, the others to 4.
+    an address that is not aligned (boxes to 16 bytes, the others to 4) or an array of another size; TypeError for one
+    of another dtype.
     """
     if not iou_threshold >= 0:
         raise ValueError(f"the IoU threshold cannot be {iou_threshold}: it is 0 or more")
@@ -114,29 +142,39 @@ def nms_launches(
         raise ValueError(f"the box selection cannot keep {D} of {M} candidates in {B} images")
     if B < 1:
         return []
-    _check_aligned(BOX_BYTES, boxes_ptr, out_boxes_ptr)
-    _check_aligned(4, scores_ptr, labels_ptr, out_scores_ptr, out_labels_ptr, out_count_ptr, workspace_ptr)
+    order = _pointer("workspace", workspace_ptr, np.uint8, nms_workspace_bytes(B, M, D), 4, written=True)
+    inputs = [
+        _pointer("boxes", boxes_ptr, np.float32, B * M * 4, BOX_BYTES),
+        _pointer("scores", scores_ptr, np.float32, B * M, 4),
+        _pointer("labels", labels_ptr, np.int32, B * M, 4),
+    ]
+    outputs = [
+        _pointer("out_boxes", out_boxes_ptr, np.float32, B * D * 4, BOX_BYTES, written=True),
+        _pointer("out_scores", out_scores_ptr, np.float32, B * D, 4, written=True),
+        _pointer("out_labels", out_labels_ptr, np.int32, B * D, 4, written=True),
+        _pointer("out_count", out_count_ptr, np.int32, B, 4, written=True),
+    ]
     rank = Launch(
         kernel="glip_nms_rank",
         grid=(min(_up(M, THREADS), MAX_GRID), min(B, MAX_GRID), 1),
         block=(THREADS, 1, 1),
         shared_bytes=0,
         arguments=(
-            ctypes.c_void_p(scores_ptr),
-            ctypes.c_void_p(workspace_ptr),
+            inputs[1],
+            order,
             ctypes.c_int32(B),
             ctypes.c_int32(M),
         ),
     )
-    inputs = (boxes_ptr, scores_ptr, labels_ptr, workspace_ptr)
-    outputs = (out_boxes_ptr, out_scores_ptr, out_labels_ptr, out_count_ptr)
     select = Launch(
         kernel="glip_nms_select",
         grid=(min(B, MAX_GRID), 1, 1),
         block=(THREADS, 1, 1),
         shared_bytes=0,
         arguments=(
-            *(ctypes.c_void_p(pointer) for pointer in (*inputs, *outputs)),
+            *inputs,
+            order,
+            *outputs,
             *(ctypes.c_int32(size) for size in (B, M, D)),
             ctypes.c_float(iou_threshold),
         ),
@@ -149,10 +187,24 @@ def nms_workspace_bytes(B: int, M: int, D: int) -> int:
     return 4 * B * M
 
 
-def _check_aligned(unit: int, *pointers: int) -> None:
-    for pointer in pointers:
-        if pointer % unit:
-            raise ValueError(f"address {pointer:#x} is not aligned to {unit} bytes")
+def _pointer(
+    name: str, memory: Memory, dtype: npt.DTypeLike, count: int, aligned: int, written: bool = False
+) -> ctypes.c_void_p:
+    """The address of `memory`, with which an array is held."""
+    if isinstance(memory, int | np.integer):
+        pointer = ctypes.c_void_p(int(memory))
+    else:
+        if prod(memory.shape) != count:
+            raise ValueError(f"{name} has shape {tuple(memory.shape)}, and {count} values are taken")
+        if memory.dtype != dtype:
+            raise TypeError(f"{name} is {memory.dtype} and should be {np.dtype(dtype)}")
+        if isinstance(memory, np.ndarray):
+            pointer = pointer_to(memory, dtype, written)
+        else:
+            pointer = holding(ctypes.c_void_p(memory.pointer), memory)
+    if (pointer.value or 0) % aligned:
+        raise ValueError(f"address {pointer.value or 0:#x} is not aligned to {aligned} bytes")
+    return pointer
 
 
 def _up(value: int, unit: int) -> int:

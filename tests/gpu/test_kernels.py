@@ -26,8 +26,8 @@ def on_device(driver: Any) -> Callable[..., list[np.ndarray]]:
                 for arrays in (inputs, outputs)
             )
             for array, block in zip(inputs, given, strict=True):
-                driver.copy(block.pointer, np.ascontiguousarray(array).ctypes.data, array.nbytes, stream)
-            launches = make_launches([block.pointer for block in given], [block.pointer for block in made])
+                driver.copy(block.pointer, np.ascontiguousarray(array), array.nbytes, stream)
+            launches = make_launches(given, made)
             KernelModule.current().launch(launches, stream)
             return [np.asarray(block) for block in made]
 
@@ -48,7 +48,7 @@ def test_im2col(on_device: Callable, size: tuple[int, ...], stride: int, dtype: 
     mask = generator.random((batch, 9, out_height, out_width)).astype(dtype)
     empty = np.empty((batch, channels * 9, out_height * out_width), dtype)
 
-    def launches(given: list[int], made: list[int]) -> Any:
+    def launches(given: list[Any], made: list[Any]) -> Any:
         return im2col_launches(dtype, *size, out_height, out_width, stride, *given, *made)
 
     (columns,) = on_device(launches, [x, offset, mask], [empty])
@@ -76,7 +76,7 @@ def test_nms(on_device: Callable, batch: int, count: int, classes: int) -> None:
         np.empty(nms_workspace_bytes(batch, count, detections), np.uint8),
     ]
 
-    def launches(given: list[int], made: list[int]) -> Any:
+    def launches(given: list[Any], made: list[Any]) -> Any:
         return nms_launches(batch, count, detections, 0.6, *given, *made)
 
     found = on_device(launches, [boxes, scores, labels], outputs)[:4]

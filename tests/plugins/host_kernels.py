@@ -8,14 +8,25 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from glip_export.addresses import Array
 from glip_export.trt.kernels import Launch, im2col_launches, nms_launches, nms_workspace_bytes
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 BARRIER_MISSED = 1
 _MAX_ARGUMENTS = 32
+_SIZE = ctypes.c_uint * 3
+_PARAMETERS = {
+    "glip_host_argument_bytes": (ctypes.c_char_p, ctypes.c_size_t * _MAX_ARGUMENTS, ctypes.c_int),
+    "glip_host_launch": (ctypes.c_char_p, _SIZE, _SIZE, ctypes.c_void_p, ctypes.c_uint),
+    "glip_host_half_to_float": (Array(np.uint16), Array(np.float32, written=True), ctypes.c_size_t),
+    "glip_host_float_to_half": (Array(np.float32), Array(np.uint16, written=True), ctypes.c_size_t),
+    "glip_host_plan_im2col": (*(ctypes.c_int,) * 8, ctypes.c_longlong * 5),
+    "glip_host_plan_nms": (*(ctypes.c_int,) * 3, ctypes.c_float, ctypes.c_longlong * 7),
+}
 
 
 def compiler() -> str | None:
@@ -36,6 +47,8 @@ class HostKernels:
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
+        for name, parameters in _PARAMETERS.items():
+            getattr(self.library, name).argtypes = parameters
 
     def argument_bytes(self, kernel: str) -> list[int]:
         """The sizes of the kernel's parameters, by its own signature."""
@@ -49,17 +62,11 @@ class HostKernels:
         given = [ctypes.sizeof(argument) for argument in launch.arguments]
         assert given == self.argument_bytes(launch.kernel), launch.kernel
         assert launch.shared_bytes == 0
-        pointers = launch.argument_pointers()
-        return self.launch_raw(launch.kernel, launch.grid, launch.block, ctypes.addressof(pointers), order)
+        return self.launch_raw(launch.kernel, launch.grid, launch.block, launch.argument_pointers(), order)
 
-    def launch_raw(self, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: int, order: int = 0) -> int:
-        """Run a kernel as cuLaunchKernel would, from the address of an array of argument addresses."""
-        size = ctypes.c_uint * 3
-        return int(
-            self.library.glip_host_launch(
-                kernel.encode(), size(*grid), size(*block), ctypes.c_void_p(arguments), ctypes.c_uint(order)
-            )
-        )
+    def launch_raw(self, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Any, order: int = 0) -> int:
+        """Run a kernel as cuLaunchKernel would, from an array of argument addresses, or from its address."""
+        return int(self.library.glip_host_launch(kernel.encode(), _SIZE(*grid), _SIZE(*block), arguments, order))
 
     def im2col(
         self, x: np.ndarray, offset: np.ndarray, mask: np.ndarray, stride: int, order: int = 0, shift: int = 0
@@ -70,7 +77,7 @@ class HostKernels:
         x, offset, mask = (_placed(array, shift) for array in (x, offset, mask))
         out = _placed(np.full((batch, channels * 9, out_height * out_width), np.nan, x.dtype), shift)
         sizes = (batch, channels, height, width, out_height, out_width, stride)
-        for launch in im2col_launches(x.dtype, *sizes, *(a.ctypes.data for a in (x, offset, mask, out))):
+        for launch in im2col_launches(x.dtype, *sizes, x, offset, mask, out):
             assert self.launch(launch, order) == 0
         return out
 
@@ -100,8 +107,7 @@ class HostKernels:
             )
         ]
         workspace = _placed(np.full(nms_workspace_bytes(batch, candidates, detections), 0xA5, np.uint8))
-        pointers = [array.ctypes.data for array in (*inputs, *outputs, workspace)]
-        for launch in nms_launches(batch, candidates, detections, iou_threshold, *pointers):
+        for launch in nms_launches(batch, candidates, detections, iou_threshold, *inputs, *outputs, workspace):
             grid = (change or {}).get(launch.kernel, launch.grid)
             assert self.launch(Launch(launch.kernel, grid, launch.block, 0, launch.arguments), order) == 0
         return tuple(outputs)  # type: ignore[return-value]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -125,11 +123,9 @@ def test_one_pixel_beyond_the_edge_is_interpolated_with_zero(host: HostKernels) 
 def test_the_grid_does_not_change_the_result(host: HostKernels) -> None:
     x, offset, mask = inputs(np.random.default_rng(3), "float32", (3, 11, 9, 8), (9, 8), 1.0)
     out = np.full((3, 99, 72), np.nan, np.float32)
-    pointers = [array.ctypes.data for array in (x, offset, mask, out)]
-    (launch,) = im2col_launches("float32", 3, 11, 9, 8, 9, 8, 1, *pointers)
-    small = launch.argument_pointers()
+    (launch,) = im2col_launches("float32", 3, 11, 9, 8, 9, 8, 1, x, offset, mask, out)
     grid = (1, launch.grid[1], 1)
-    assert host.launch_raw(launch.kernel, grid, (8, 1, 1), ctypes.addressof(small)) == 0
+    assert host.launch_raw(launch.kernel, grid, (8, 1, 1), launch.argument_pointers()) == 0
     np.testing.assert_array_equal(out, host.im2col(x, offset, mask, 1))
 
 

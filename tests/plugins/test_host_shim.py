@@ -7,21 +7,20 @@ import ctypes
 import numpy as np
 from host_kernels import BARRIER_MISSED, HostKernels
 
+from glip_export.addresses import pointer_to
 from glip_export.trt.kernels import Launch
 
 
 def _run(host: HostKernels, kernel: str, threads: int, order: int = 0) -> tuple[int, np.ndarray]:
     out = np.zeros(threads, np.int32)
-    launch = Launch(kernel, (1, 1, 1), (threads, 1, 1), 0, (ctypes.c_void_p(out.ctypes.data),))
+    launch = Launch(kernel, (1, 1, 1), (threads, 1, 1), 0, (pointer_to(out, written=True),))
     return host.launch(launch, order), out
 
 
 def test_half_to_float_is_numpys_for_every_half(host: HostKernels) -> None:
     halves = np.arange(1 << 16, dtype=np.uint16)
     floats = np.empty(1 << 16, np.float32)
-    host.library.glip_host_half_to_float(
-        halves.ctypes.data_as(ctypes.c_void_p), floats.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(1 << 16)
-    )
+    host.library.glip_host_half_to_float(halves, floats, 1 << 16)
     np.testing.assert_array_equal(floats, halves.view(np.float16).astype(np.float32))
 
 
@@ -41,9 +40,7 @@ def test_float_to_half_is_numpys_for_every_rounding(host: HostKernels) -> None:
         ]
     )
     found = np.empty(len(floats), np.uint16)
-    host.library.glip_host_float_to_half(
-        floats.ctypes.data_as(ctypes.c_void_p), found.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(len(floats))
-    )
+    host.library.glip_host_float_to_half(floats, found, len(floats))
     with np.errstate(over="ignore", invalid="ignore"):
         expected = floats.astype(np.float16)
     np.testing.assert_array_equal(found.view(np.float16), expected)
@@ -71,8 +68,8 @@ def test_threads_and_blocks_have_their_indices(host: HostKernels) -> None:
         (256, 1, 1),
         0,
         (
-            ctypes.c_void_p(scores.ctypes.data),
-            ctypes.c_void_p(order.ctypes.data),
+            pointer_to(scores),
+            pointer_to(order, written=True),
             ctypes.c_int32(1),
             ctypes.c_int32(10),
         ),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from host_kernels import HostKernels
 
+from glip_export.addresses import pointer_to
 from glip_export.errors import BackendError
 from glip_export.trt import kernels
 from glip_export.trt.kernels import KernelModule, Launch, im2col_launches
@@ -42,6 +43,7 @@ class FakeDriver(ModuleType):
         self.host, self.context, self.identity = host, 0x1000, 1
         self.loaded: list[bytes] = []
         self.streams: list[int] = []
+        self.waited: list[int] = []
         self.fails: dict[str, CUresult] = {}
         self.no_driver = False
 
@@ -86,6 +88,9 @@ class FakeDriver(ModuleType):
         assert module == f"module {len(self.loaded)}"
         return name.decode()
 
+    def cuStreamSynchronize(self, stream: int) -> None:  # noqa: N802
+        self.waited.append(stream)
+
     def cuLaunchKernel(  # noqa: N802
         self,
         function: str,
@@ -121,7 +126,7 @@ def _im2col() -> tuple[np.ndarray, list[Launch], list[np.ndarray]]:
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(1, depth, 4, 4)).astype(np.float32) for depth in (2, 18, 9)]
     out = np.full((1, 18, 16), np.nan, np.float32)
-    launches = im2col_launches("float32", 1, 2, 4, 4, 4, 4, 1, *(a.ctypes.data for a in (*arrays, out)))
+    launches = im2col_launches("float32", 1, 2, 4, 4, 4, 4, 1, *arrays, out)
     return out, launches, arrays
 
 
@@ -130,6 +135,19 @@ def test_a_launch_runs_with_its_arguments_on_its_stream(driver: FakeDriver, host
     KernelModule.current().launch(launches, 42)
     np.testing.assert_array_equal(out, host.im2col(x, offset, mask, 1))
     assert driver.streams == [42]
+    assert driver.waited == [42]  # the launch holds the arrays, and went
+
+
+def test_launches_of_addresses_are_not_waited_for(driver: FakeDriver) -> None:
+    """TensorRT keeps its memory itself, and captures its launches, where nothing may be waited for."""
+    _, launches, arrays = _im2col()
+    (launch,) = launches
+    out = np.empty((1, 18, 16), np.float32)
+    held = [pointer_to(array) for array in (*arrays, out)]
+    (plain,) = im2col_launches("float32", 1, 2, 4, 4, 4, 4, 1, *(pointer.value or 0 for pointer in held))
+    KernelModule.current().launch([plain], 42)
+    assert driver.streams == [42] and not driver.waited
+    assert launch.holds_memory and not plain.holds_memory
 
 
 def test_a_context_loads_the_devices_cubin_once(driver: FakeDriver) -> None:

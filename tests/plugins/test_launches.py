@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -96,3 +98,56 @@ def test_a_launch_keeps_large_addresses() -> None:
     (launch,) = im2col_launches("float32", **IM2COL, **POINTERS | {"out_ptr": 0x7F12_3456_7890_0000})
     address = launch.argument_pointers()[3]
     assert ctypes.c_uint64.from_address(address).value == 0x7F12_3456_7890_0000
+
+
+def test_a_launch_holds_its_arrays_and_its_pointers_the_arguments() -> None:
+    arrays = [np.zeros((1, depth, 4, 4), np.float16) for depth in (2, 18, 9)]
+    out = np.empty((1, 18, 16), np.float16)
+    alive = weakref.ref(out.base if out.base is not None else out)
+    (launch,) = im2col_launches("float16", 1, 2, 4, 4, 4, 4, 1, *arrays, out)
+    pointers = launch.argument_pointers()
+    del launch, out, arrays
+    gc.collect()
+    assert alive() is not None
+    assert ctypes.c_void_p.from_address(pointers[3]).value == alive().ctypes.data  # type: ignore[union-attr]
+    del pointers
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    ("place", "array", "error", "words"),
+    [
+        (0, np.zeros((1, 16, 10, 11), np.float32), ValueError, r"x has shape \(1, 16, 10, 11\), and 1920 values"),
+        (1, np.zeros((1, 18, 120)), TypeError, "offset is float64 and should be float32"),
+        (2, np.zeros((1, 9, 10, 24), np.float32)[..., ::2], ValueError, "not C-contiguous"),
+        (3, np.broadcast_to(np.float32(0), (1, 144, 120)), ValueError, "not C-contiguous"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(place: int, array: np.ndarray, error: type[Exception], words: str) -> None:
+    memory = [*POINTERS.values()]
+    memory[place] = array
+    with pytest.raises(error, match=words):
+        im2col_launches("float32", *IM2COL.values(), *memory)
+
+
+def test_results_that_are_read_only_and_a_short_workspace_are_refused() -> None:
+    count = np.zeros(1, np.int32)
+    count.flags.writeable = False
+    for place, array, words in ((6, count, "read-only"), (7, np.zeros(39, np.uint8), "workspace has shape")):
+        memory = [256] * 8
+        memory[place] = array
+        with pytest.raises(ValueError, match=words):
+            nms_launches(1, 10, 10, 0.5, *memory)
+
+
+def test_an_array_on_the_device_is_held() -> None:
+    class OnDevice:
+        pointer, shape, dtype = 4096, (1,), np.dtype(np.int32)
+
+    count = OnDevice()
+    memory = [256] * 8
+    memory[6] = count
+    rank, select = nms_launches(1, 10, 10, 0.5, *memory)
+    assert select.holds_memory and not rank.holds_memory
+    assert any(getattr(argument, "held", ()) == (count,) for argument in select.arguments)

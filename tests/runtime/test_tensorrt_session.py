@@ -324,7 +324,7 @@ def test_inputs_of_other_libraries_are_not_copied_to_the_host(
         session.vision_backbone(np.zeros_like(images))
     with driver.active():
         pointer, producer = driver.allocate(images.nbytes), driver.new_stream()
-        driver.copy(pointer, images.ctypes.data, images.nbytes, producer)  # which nobody has waited for
+        driver.copy(pointer, images, images.nbytes, producer)  # which nobody has waited for
 
     class GpuArray:  # as PyCUDA's or CuPy's
         shape = images.shape

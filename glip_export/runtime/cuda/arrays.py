@@ -72,7 +72,7 @@ class DeviceArray:
         result = np.empty(self.shape, self.dtype)
         driver = self.pool.driver
         with driver.active():
-            driver.copy(result.ctypes.data, self.pointer, self.nbytes, self.stream)
+            driver.copy(result, self.pointer, self.nbytes, self.stream)
             driver.synchronize(self.stream)
         return result if dtype is None else result.astype(dtype, copy=False)
 

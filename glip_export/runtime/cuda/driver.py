@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+import numpy as np
+
+from glip_export.addresses import pointer_to
 from glip_export.errors import BackendError
 from glip_export.runtime.cuda.errors import NO_DRIVER, NO_PACKAGE, CudaError
 
@@ -33,8 +36,12 @@ class Driver(Protocol):
         ...
 
     def free_host(self, pointer: int) -> None: ...
-    def copy(self, to: int, source: int, size: int, stream: int) -> None:
-        """Between any two of device, pinned and pageable memory, in the stream's order."""
+    def copy(self, to: int | np.ndarray, source: int | np.ndarray, size: int, stream: int) -> None:
+        """Between any two of device, pinned and pageable memory, in the stream's order.
+
+        Memory of the host is an array: one of pageable memory may go when this returns, a view of pinned memory when
+        the stream has passed the copy. Raises ValueError for an array of another size, not contiguous or read-only.
+        """
         ...
 
     def new_stream(self) -> int: ...
@@ -119,9 +126,10 @@ class CudaDriver:
         """See `Driver`."""
         self._call("cuMemFreeHost", pointer)
 
-    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+    def copy(self, to: int | np.ndarray, source: int | np.ndarray, size: int, stream: int) -> None:
         """See `Driver`; the direction follows from the addresses."""
-        self._call("cuMemcpyAsync", to, source, size, stream)
+        with host_memory(to, size, written=True) as end, host_memory(source, size) as start:
+            self._call("cuMemcpyAsync", end, start, size, stream)
 
     def new_stream(self) -> int:
         """See `Driver`; it does not wait for the legacy default stream."""
@@ -190,6 +198,18 @@ class CudaDriver:
         if int(error):
             raise CudaError(error.name, name, detail)
         return results[0] if results else None
+
+
+@contextmanager
+def host_memory(memory: int | np.ndarray, size: int, written: bool = False) -> Iterator[int]:
+    """The address of one end of a copy, inside: a device's as it is, or an array's, which is held and was checked."""
+    if not isinstance(memory, np.ndarray):
+        yield memory
+        return
+    if memory.nbytes != size:
+        raise ValueError(f"an array of {memory.nbytes} bytes is one end of a copy of {size}")
+    pointer = pointer_to(memory, written=written)
+    yield pointer.value or 0
 
 
 def driver_module() -> Any:

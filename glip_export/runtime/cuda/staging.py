@@ -19,19 +19,16 @@ class PinnedMemory:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._block = [0, 0]  # pointer, size
-        weakref.finalize(self, _free_pinned, driver, self._block).atexit = False
+        self._block: np.ndarray | None = None  # bytes
 
     def view(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """The memory as an array; what an earlier view held is gone."""
+        """The memory as an array, which keeps it; the same as that of earlier views while it is large enough."""
         dtype = np.dtype(dtype)
         used = prod(shape) * dtype.itemsize
-        size = rounded_size(used)
-        if size > self._block[1]:
-            _free_pinned(self._driver, self._block)
-            self._block[:] = self._driver.allocate_host(size), size
-        raw = (ctypes.c_ubyte * size).from_address(self._block[0])
-        return np.ctypeslib.as_array(raw)[:used].view(dtype).reshape(shape)
+        if self._block is None or used > self._block.nbytes:
+            self._block = None
+            self._block = _pinned_block(self._driver, rounded_size(used))
+        return self._block[:used].view(dtype).reshape(shape)
 
 
 class InputSlot:
@@ -47,7 +44,7 @@ class InputSlot:
         self._copied = pool.driver.new_event()  # the memory that was copied from may be used again
         self._consumed = pool.driver.new_event()  # the device memory may be overwritten
         self._owner: Any = None  # of what a copy may still be reading
-        weakref.finalize(self, _free_events, pool.driver, (self._copied, self._consumed)).atexit = False
+        weakref.finalize(self, _end_copies, pool.driver, self._copied, self._consumed).atexit = False
 
     @property
     def pointer(self) -> int:
@@ -60,8 +57,8 @@ class InputSlot:
         driver.synchronize_event(self._copied)
         pinned = self._pinned.view(array.shape, array.dtype)
         np.copyto(pinned, array)
-        self._copy(pinned.ctypes.data, array.nbytes, stream)
-        self._owner = None
+        self._owner = pinned
+        self._copy(pinned, array.nbytes, stream)
 
     def load_device(self, array: ForeignArray, stream: int) -> None:
         """Starts the copy of another library's array, which is kept until this slot is used again."""
@@ -72,8 +69,8 @@ class InputSlot:
             driver.wait(stream, event)
             driver.free_event(event)
         driver.synchronize_event(self._copied)
-        self._copy(array.pointer, array.nbytes, stream)
         self._owner = array
+        self._copy(array.pointer, array.nbytes, stream)
 
     def await_copy(self, stream: int) -> None:
         """Makes `stream` wait for the copy."""
@@ -83,7 +80,7 @@ class InputSlot:
         """What is on `stream` by now has read the device memory."""
         self._pool.driver.record(self._consumed, stream)
 
-    def _copy(self, source: int, size: int, stream: int) -> None:
+    def _copy(self, source: int | np.ndarray, size: int, stream: int) -> None:
         driver = self._pool.driver
         if self._buffer is None or self._buffer.size < size:
             driver.synchronize_all()  # the pool's blocks are free only in the order of its own stream
@@ -107,19 +104,27 @@ class OutputStaging:
         for name, array in arrays.items():
             memory = self._pinned.setdefault(name, PinnedMemory(self._driver))
             views[name] = memory.view(array.shape, array.dtype)
-            self._driver.copy(views[name].ctypes.data, array.pointer, array.nbytes, stream)
+            self._driver.copy(views[name], array.pointer, array.nbytes, stream)
         self._driver.synchronize(stream)
         return {name: view.copy() for name, view in views.items()}
 
 
-def _free_pinned(driver: Driver, block: list[int]) -> None:
-    if block[0]:
-        with driver.active():
-            driver.free_host(block[0])
-        block[:] = 0, 0
+def _pinned_block(driver: Driver, size: int) -> np.ndarray:
+    """Pinned memory as bytes; it is freed when the last view of it goes."""
+    pointer = driver.allocate_host(size)
+    raw = (ctypes.c_ubyte * size).from_address(pointer)
+    weakref.finalize(raw, _free_pinned, driver, pointer).atexit = False
+    return np.ctypeslib.as_array(raw)
 
 
-def _free_events(driver: Driver, events: tuple[int, ...]) -> None:
+def _free_pinned(driver: Driver, pointer: int) -> None:
     with driver.active():
-        for event in events:
+        driver.free_host(pointer)
+
+
+def _end_copies(driver: Driver, copied: int, consumed: int) -> None:
+    """Waits for a slot's last copy, before what it reads and writes goes with the slot."""
+    with driver.active():
+        driver.synchronize_event(copied)
+        for event in (copied, consumed):
             driver.free_event(event)

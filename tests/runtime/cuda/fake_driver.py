@@ -13,10 +13,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from glip_export.runtime.cuda.driver import host_memory
 from glip_export.runtime.cuda.errors import CudaError
 
 LEGACY_STREAM = 1
 ALIGNMENT = 256
+ARENA = 1 << 30  # bytes; those that nobody touches cost nothing
 
 
 class FakeDriver:
@@ -26,6 +28,7 @@ class FakeDriver:
         self.device, self.name, self.compute_capability = 0, "a fake GPU", (8, 6)
         self.dlpack_device = (1, 0)  # kDLCPU, so that NumPy and torch take the capsules
         self.memory = memory
+        self.arena = np.empty(ARENA, np.uint8)  # what is not used yet
         self.counts: Counter[str] = Counter()
         self.depth = 0  # of `active`
         self.device_blocks: dict[int, np.ndarray] = {}
@@ -63,15 +66,22 @@ class FakeDriver:
         return self._new_block(self.host_blocks, size)
 
     def free_host(self, pointer: int) -> None:
-        self._called("free_host")
-        self.synchronize_all()
+        self._called("free_host")  # which need not wait for copies
         self.freed.append(self.host_blocks.pop(pointer))
 
-    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+    def copy(self, to: int | np.ndarray, source: int | np.ndarray, size: int, stream: int) -> None:
         self._called("copy")
-        ends = [self._inside(pointer, size) for pointer in (to, source)]
-        assert any(ends), "neither end of a copy is memory of the driver"
-        self.put(stream, lambda: ctypes.memmove(to, source, size) and None)
+        with host_memory(to, size, written=True) as end, host_memory(source, size) as start:
+            ours = [(pointer, self._inside(pointer, size)) for pointer in (end, start)]
+        assert any(inside for _, inside in ours), "neither end of a copy is memory of the driver"
+        pageable = [memory for memory, (_, inside) in zip((to, source), ours, strict=True) if not inside]
+
+        def move(held: list[int | np.ndarray] = pageable) -> None:
+            for pointer, inside in ours:  # neither pinned nor device memory may have been freed since
+                assert self._inside(pointer, size) == inside
+            ctypes.memmove(end, start, size)
+
+        self.put(stream, move)
 
     def new_stream(self) -> int:
         self._called("new_stream")
@@ -164,9 +174,13 @@ class FakeDriver:
         self.counts[name] += 1
 
     def _new_block(self, blocks: dict[int, np.ndarray], size: int) -> int:
-        block = np.full(size + ALIGNMENT, 0xAB, np.uint8)
-        pointer = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
-        blocks[pointer] = block[pointer - block.ctypes.data :][:size]
+        # Each after the one before: the order of addresses, by which a pool chooses, is the same in every run.
+        self.arena = self.arena[-self.arena.ctypes.data % ALIGNMENT :]
+        block, self.arena = self.arena[:size], self.arena[size:]
+        assert block.nbytes == size, "the fake's memory is too small"
+        block[:] = 0xAB
+        pointer = block.ctypes.data
+        blocks[pointer] = block
         return pointer
 
     def _inside(self, pointer: int, size: int, *where: dict[int, np.ndarray]) -> bool:

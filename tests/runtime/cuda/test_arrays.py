@@ -35,7 +35,7 @@ def values() -> np.ndarray:
 def array(driver: FakeDriver, values: np.ndarray) -> DeviceArray:
     """The values, copied on a stream that nobody has waited for."""
     array = DeviceArray(Pool(driver), values.shape, values.dtype, driver.new_stream())
-    driver.copy(array.pointer, values.ctypes.data, values.nbytes, array.stream)
+    driver.copy(array.pointer, values, values.nbytes, array.stream)
     return array
 
 
