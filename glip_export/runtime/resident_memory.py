@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 from pathlib import Path
+
+# Linux 5.4. MADV_DONTNEED would be known to older ones, but what it is told of may by then be another thread's memory,
+# which would lose what it holds; this advice never loses anything.
+MADV_PAGEOUT = 21
 
 
 def forget_mapped_files(*folders: Path) -> None:
@@ -12,17 +15,14 @@ def forget_mapped_files(*folders: Path) -> None:
 
     Linux only, elsewhere nothing happens. Weights that a library mapped and then copied otherwise stay in memory twice.
     """
-    advice = getattr(mmap, "MADV_DONTNEED", None)
     try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return
-    if advice is None:
-        return
     madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes, madvise.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_int
     for line in lines:
         addresses, permissions, *_ = line.split(maxsplit=5)
-        writable = "w" in permissions  # what was written to a private mapping would be lost
-        if not writable and Path("/" + line.partition("/")[2]).parent in folders:
+        if "w" not in permissions and Path("/" + line.partition("/")[2]).parent in folders:
             begin, end = (int(address, 16) for address in addresses.split("-"))
-            madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+            madvise(begin, end - begin, MADV_PAGEOUT)

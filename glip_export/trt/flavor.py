@@ -110,6 +110,12 @@ def find_gpu() -> Gpu | None:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
         return None
+    number_to_write = ctypes.POINTER(ctypes.c_int)
+    driver.cuInit.argtypes = (ctypes.c_uint,)
+    driver.cuDeviceGetCount.argtypes = (number_to_write,)
+    driver.cuDeviceGet.argtypes = (number_to_write, ctypes.c_int)
+    driver.cuDeviceGetName.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
+    driver.cuDeviceGetAttribute.argtypes = (number_to_write, ctypes.c_int, ctypes.c_int)
     count, device = ctypes.c_int(0), ctypes.c_int(0)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value < 1:
         return None
