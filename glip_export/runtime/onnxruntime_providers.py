@@ -68,7 +68,7 @@ def configure(word: str, options: Any, bundle: Bundle) -> list[Any]:
             f"this ONNX Runtime has no {PROVIDERS[word]}: pip uninstall onnxruntime, "
             "then pip install 'glip-export[gpu]'"
         )
-    if word != CPU and hasattr(onnxruntime, "preload_dlls"):
+    if word != CPU:
         onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip installed them
     return [(PROVIDERS[name], _options(name, bundle)) for name in (word, *_AFTER[word])]
 
