@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from glip_export.bundle.files import MANIFEST
 from glip_export.errors import GlipExportError
 
 Identity = tuple[int, int]  # device and inode
@@ -63,6 +62,8 @@ def bundle_files(folder: Path) -> list[Path]:
 
     What cannot be read is for `Bundle.open` to tell.
     """
+    from glip_export.bundle.files import MANIFEST
+
     manifest = folder / MANIFEST
     try:
         content = json.loads(manifest.read_bytes())
