@@ -10,6 +10,10 @@
 #include <random>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #include "cuda_on_host.h"
 
 extern "C" char __start_glip_shared[] __attribute__((visibility("hidden")));
@@ -33,19 +37,46 @@ struct Fiber {
     ucontext_t start{};
     jmp_buf place{};
     std::unique_ptr<char[]> stack;
+    void* kept = nullptr;  // AddressSanitizer's own, while another fiber runs
 };
 
 jmp_buf scheduler;
 Fiber* current = nullptr;
 const std::function<void()>* body = nullptr;
 
+// AddressSanitizer is told before a switch which stack is next, and after it that it has come.
+#ifdef __SANITIZE_ADDRESS__
+const void* scheduler_stack = nullptr;
+std::size_t scheduler_bytes = 0;
+void* scheduler_kept = nullptr;
+
+void leave_scheduler(const Fiber& next) {
+    __sanitizer_start_switch_fiber(&scheduler_kept, next.stack.get(), kStackBytes);
+}
+void enter_scheduler() { __sanitizer_finish_switch_fiber(scheduler_kept, nullptr, nullptr); }
+void leave_fiber(Fiber& fiber) {
+    __sanitizer_start_switch_fiber(&fiber.kept, scheduler_stack, scheduler_bytes);
+}
+void enter_fiber(const Fiber& fiber) {
+    __sanitizer_finish_switch_fiber(fiber.kept, &scheduler_stack, &scheduler_bytes);
+}
+#else
+void leave_scheduler(const Fiber&) {}
+void enter_scheduler() {}
+void leave_fiber(Fiber&) {}
+void enter_fiber(const Fiber&) {}
+#endif
+
 void yield_as(State state) {
     Fiber* self = current;
     self->state = state;
+    leave_fiber(*self);
     if (_setjmp(self->place) == 0) _longjmp(scheduler, 1);
+    enter_fiber(*self);
 }
 
 void fiber_main() {
+    enter_fiber(*current);
     for (;;) {  // one turn a block
         (*body)();
         yield_as(State::kFinished);
@@ -53,9 +84,13 @@ void fiber_main() {
 }
 
 void resume(Fiber& fiber) {
-    if (_setjmp(scheduler) != 0) return;
     current = &fiber;
     thread_index = fiber.index;
+    leave_scheduler(fiber);
+    if (_setjmp(scheduler) != 0) {
+        enter_scheduler();
+        return;
+    }
     if (fiber.started) _longjmp(fiber.place, 1);
     fiber.started = true;
     setcontext(&fiber.start);

@@ -121,3 +121,7 @@ def _destroy(capsule: int) -> None:
     # A capsule that nobody took; a taken one is renamed, and its taker calls the deleter.
     if _is_valid_raw(capsule, _NAME):
         _lent.pop(_pointer_raw(capsule, _NAME), None)
+
+
+for _kept in (_NAME, _USED, _delete, _destroy):  # capsules have their addresses, and may outlive this module
+    _api.Py_IncRef(ctypes.py_object(_kept))

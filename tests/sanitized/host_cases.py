@@ -1,0 +1,67 @@
+"""The CUDA kernels' edge cases on the host shim, recorded as they are launched, for host_cases.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from case_file import CaseFile
+from host_kernels import HostKernels
+
+from glip_export.trt.kernels import Launch
+
+
+def write_host_cases(path: Path, library: Path) -> None:
+    """Launches of every kernel: around the edges of tiles, slabs and maps, addresses off alignment, no candidate."""
+    with CaseFile(path) as file:
+        host = Recording(library, file)
+        rng = np.random.default_rng(0)
+        for dtype in (np.float32, np.float16):
+            for sizes, out, stride, spread in (
+                ((1, 1, 1, 1), (1, 1), 1, 0.0),
+                ((2, 9, 3, 5), (3, 5), 1, 2.0),
+                ((1, 33, 7, 6), (4, 3), 2, 100.0),
+                ((1, 8, 1, 300), (1, 300), 1, 3e4),
+                ((1, 3, 2, 2), (1, 1), 2, np.inf),
+            ):
+                x = rng.normal(0, 1, sizes).astype(dtype)
+                offset = rng.choice([-spread, -0.5, 0, spread], (sizes[0], 18, *out)).astype(dtype)
+                mask = rng.uniform(0, 1, (sizes[0], 9, *out)).astype(dtype)
+                for shift in (0, 1):
+                    host.im2col(x, offset, mask, stride, order=2, shift=shift)
+        for candidates in (0, 1, 255, 256, 257, 513):
+            for detections in (1, 100, 300):
+                corner = rng.uniform(0, 200, (2, candidates, 2))
+                boxes = np.concatenate([corner, corner + rng.uniform(0, 60, corner.shape)], -1).astype(np.float32)
+                scores = np.floor(rng.random((2, candidates)) * 50).astype(np.float32) / 50
+                scores[rng.random((2, candidates)) < 0.2] = -1
+                host.nms(boxes, scores, rng.integers(0, 3, (2, candidates)), 0.5, detections, order=candidates % 4)
+
+
+class Recording(HostKernels):
+    """Launches, and writes each launch with what its memory held before and after."""
+
+    def __init__(self, library: Path, file: CaseFile) -> None:
+        super().__init__(library)
+        self._file = file
+
+    def launch(self, launch: Launch, order: int = 0) -> int:
+        """As HostKernels."""
+        arrays = [argument.held[0] if hasattr(argument, "held") else None for argument in launch.arguments]
+        before = [None if array is None else array.copy() for array in arrays]
+        outcome = super().launch(launch, order)
+        file = self._file
+        file.word(launch.kernel)
+        file.values(np.array(launch.grid, "<u4"))
+        file.values(np.array(launch.block, "<u4"))
+        file.integers(order, len(arrays))
+        for argument, array, held in zip(launch.arguments, arrays, before, strict=True):
+            if array is None or held is None:
+                file.word("value")
+                file.values(np.frombuffer(bytes(argument), np.uint8))
+                continue
+            file.word("memory")
+            file.integers((argument.value or 0) % 64)
+            for values in (held, array):
+                file.values(np.frombuffer(values.tobytes(), np.uint8))
+        return outcome
