@@ -18,10 +18,10 @@ PYTHONS ?=
 LOWEST_EXTRAS ?= bench,eval,hub,serve,triton
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test triton-server test-lowest test-pythons test-gpu bench-gpu lint clean
+.PHONY: help setup demo serve test test-sanitized triton-server test-lowest test-pythons test-gpu bench-gpu lint clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with the package and all extras that need no GPU; quick when nothing changed
 
@@ -46,7 +46,11 @@ engines/demo/manifest.json: demo/glip_demo.safetensors demo/glip_demo.yaml demo/
 		--output engines/demo
 
 test: $(READY) triton-server ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
-	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)
+	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" \
+		--ignore tests/sanitized $(ARGS)
+
+test-sanitized: $(READY) ## Run the kernels' edge cases with g++'s sanitizers, and on AArch64 under emulation
+	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/sanitized $(ARGS)
 
 # A real tritonserver for the CPU, from a wheel; where there is none for this Python or machine, its tests are skipped.
 triton-server: $(READY)
