@@ -93,7 +93,7 @@ class TritonServer:
 
     def get(self, path: str, port: str = "http") -> str:
         """What it answers to GET."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[port]}/{path}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[port]}/{path}", timeout=600) as answer:
             return answer.read().decode()
 
     def is_ready(self) -> bool:
@@ -122,7 +122,7 @@ class TritonServer:
 
 
 @contextmanager
-def running(repository: Path, log: Path, *words: str, seconds: float = 120) -> Iterator[TritonServer]:
+def running(repository: Path, log: Path, *words: str, seconds: float = 600) -> Iterator[TritonServer]:
     """run_server.py of a repository, started with these words more and ready; ended with the block."""
     from glip_export.serving.triton.run_server import BECOME
 
@@ -149,7 +149,7 @@ def running(repository: Path, log: Path, *words: str, seconds: float = 120) -> I
         raise
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(600)
 
 
 def _server_folder() -> Path:

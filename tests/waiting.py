@@ -1,7 +1,9 @@
-"""Waiting for what is to come, on a machine of any speed."""
+"""Waiting and measuring whose outcome is the same on a machine of any speed."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -31,3 +33,37 @@ def runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+class Clock:
+    """In place of the module time: a time that passes when a test or a `sleep` says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def cpu_seconds(*command: str) -> float:
+    """The processor time of a process, whatever else runs beside it."""
+    before = os.times()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def least(measure: Callable[[], float], unit: Callable[[], float], rounds: int = 5) -> float:
+    """measure() in units of unit(): taken in turn, and the least of each, for other work adds to both."""
+    pairs = [(measure(), unit()) for _ in range(rounds)]
+    return min(one for one, _ in pairs) / min(other for _, other in pairs)
+
+
+def own_cpu_seconds(work: Callable[[], Any]) -> float:
+    """The processor time of this thread's work."""
+    before = time.thread_time()
+    work()
+    return time.thread_time() - before

@@ -76,7 +76,7 @@ class Faults:
     async def _malformed(self, kind: Kind) -> None:
         self.sent[kind.name] += 1
         try:
-            reply = await send(self._address, kind.make(self._random), 60, kind.pause)
+            reply = await send(self._address, kind.make(self._random), 600, kind.pause)
         except (OSError, asyncio.IncompleteReadError) as error:
             self.problems.append(f"{kind.name}: no answer ({type(error).__name__} {error})")
             return
@@ -102,7 +102,7 @@ class Faults:
     async def _good(self) -> None:
         case = self._random.choice(self._cases)
         for _ in range(20):
-            reply = await send(self._address, detect(case.fresh_picture(), case.prompt), 120)
+            reply = await send(self._address, detect(case.fresh_picture(), case.prompt), 600)
             if reply.status != 429:
                 break
             await asyncio.sleep(float(reply.headers["retry-after"]))
@@ -115,7 +115,7 @@ class Faults:
 def measure(bundle: Path, backend: str, threads: int | None, requests: int, seed: int = 0) -> dict[str, Any]:
     """Runs all of it on a server of its own; the report's `problems` is empty if it held."""
     cases = make_cases(Detector.open(bundle, backend, threads), ((160, 128),), ("cat", "cat. remote control"))
-    options = ["--backend", backend, "--upload-seconds", str(UPLOAD_SECONDS), "--deadline-ms", "60000", *OPTIONS]
+    options = ["--backend", backend, "--upload-seconds", str(UPLOAD_SECONDS), "--deadline-ms", "600000", *OPTIONS]
     options += ["--image-cache", "16", *(() if threads is None else ("--threads", str(threads)))]
     with running_server(bundle, options) as server:
         process = psutil.Process(server.process.pid)
@@ -129,8 +129,9 @@ def measure(bundle: Path, backend: str, threads: int | None, requests: int, seed
             memory.append(process.memory_info().rss / 1e6)
         seconds = time.perf_counter() - started
         problems = warm.problems + faults.problems
-        time.sleep(3)  # connections that were refused are closed by then
-        left = len(process.net_connections())
+        until = time.monotonic() + 60  # connections that were refused are closed by then
+        while (left := len(process.net_connections())) > connections + 4 and time.monotonic() < until:
+            time.sleep(0.5)
         if left > connections + 4:
             problems.append(f"{left} connections are open afterwards, {connections} were before")
         code = server.stop()

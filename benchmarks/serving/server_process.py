@@ -15,7 +15,7 @@ from pathlib import Path
 
 from glip_export.processes import child_environment
 
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ServerProcess:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = 600.0) -> int:
         """Asks it to end (SIGTERM) and gives its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
@@ -62,7 +62,7 @@ def running_server(
             if process.poll() is None:
                 process.terminate()
                 try:
-                    process.wait(30)
+                    process.wait(120)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

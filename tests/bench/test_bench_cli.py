@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from waiting import wait_until, wait_until_gone
+from waiting import cpu_seconds, least, wait_until, wait_until_gone
 
 from glip_export.bench.client import WorkerProcess
 from glip_export.errors import BackendError
@@ -25,19 +24,8 @@ def test_help_is_quick() -> None:
     """In processor time, against Python with the libraries that print it; torch alone takes ten times that."""
     bench("--help")  # compiles what is not compiled yet
     assert "--cached-text" in bench("--help").stdout
-    ours, plain = [], []
-    for _ in range(5):  # in turn, and the quickest of each: other work takes time from both
-        ours.append(cpu_seconds(*BENCH, "--help"))
-        plain.append(cpu_seconds(sys.executable, "-c", "import typer, rich.console, rich.panel"))
-    assert min(ours) < 4 * min(plain)
-
-
-def cpu_seconds(*command: str) -> float:
-    """The processor time of a process, whatever else runs beside it."""
-    before = os.times()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    plain = (sys.executable, "-c", "import typer, rich.console, rich.panel")
+    assert least(lambda: cpu_seconds(*BENCH, "--help"), lambda: cpu_seconds(*plain)) < 4
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
+from waiting import cpu_seconds, least
 
 
 @pytest.mark.parametrize(
     "command", [[], ["onnx"], ["trt"], ["verify"], ["detect"], ["info"], ["triton"], ["serve"], ["eval", "coco"]]
 )
 def test_help_is_instant(command: list[str]) -> None:
-    def seconds() -> float:
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "glip_export.cli", *command, "--help"], check=False, capture_output=True, text=True
-        )
-        assert done.returncode == 0 and "Usage" in done.stdout
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(3)) < 0.5 * 2  # 0.5 s; twice that beside another test on a busy core
+    """In processor time, against Python with the libraries that print it; torch alone takes ten times that."""
+    words = [sys.executable, "-m", "glip_export.cli", *command, "--help"]
+    assert "Usage" in subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    plain = (sys.executable, "-c", "import typer, rich.console, rich.panel")
+    assert least(lambda: cpu_seconds(*words), lambda: cpu_seconds(*plain), rounds=2) < 4
 
 
 def test_version(glip_export) -> None:

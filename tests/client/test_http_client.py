@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_service import FakeModel, box_of, running_service
+from http_service import AMPLE_MS, FakeModel, box_of, running_service
 from PIL import Image
 from server_process import running_server
 
@@ -34,7 +34,7 @@ def test_its_answers_are_the_detectors_own(tiny_bundle: Path, tmp_path: Path, mo
     Image.fromarray(array).save(file)
     token = tmp_path / "token"
     token.write_text(f"{TOKEN}\n")
-    options = ["--backend", "onnxruntime", "--threads", "1", "--deadline-ms", "60000", "--token-file", str(token)]
+    options = ["--backend", "onnxruntime", "--threads", "1", "--deadline-ms", "600000", "--token-file", str(token)]
     with running_server(tiny_bundle, options) as server:
         detector = Detector.open(tiny_bundle, "onnxruntime", threads=1)
         with Client(server.url, TOKEN) as client:
@@ -81,16 +81,16 @@ def test_many_pictures_keep_their_order() -> None:
 
 
 def test_it_waits_for_a_busy_server() -> None:
-    with running_service(FakeModel(), Settings(max_queue=1, max_pictures=1, deadline_ms=60_000)) as service:
+    with running_service(FakeModel(), Settings(max_queue=1, max_pictures=1, deadline_ms=AMPLE_MS)) as service:
 
         def refusals() -> float:
             return service.value("glip_errors_total", error="busy")
 
-        with service.held_until(lambda: refusals() == 1), Client(service.url, at_once=2) as client:
+        with service.held_until(lambda: refusals() >= 1), Client(service.url, at_once=2) as client:
             assert len(client.detect([b"one", b"two"], "cat")) == 2
         before = refusals()
         with (
-            service.held_until(lambda: refusals() == before + 1),
+            service.held_until(lambda: refusals() > before),
             Client(service.url, at_once=2, busy_seconds=0.1) as client,
             pytest.raises(ServerError) as refused,
         ):

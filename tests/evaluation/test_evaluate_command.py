@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from answers import IDS, NAMES
+from waiting import wait_until
 
 pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 
@@ -120,16 +119,21 @@ def test_killed_and_started_again_it_goes_on(eval_coco, words, tmp_path: Path, p
     (tmp_path / "images" / "5.png").write_text("no picture")
     words = ["--images", "images", *words[2:], "--batch", 2]
     journal = tmp_path / "killed" / "onnxruntime" / "progress.jsonl"
-    killed = start([*words, "--output", "killed"], tmp_path)
-    deadline = time.monotonic() + 120
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:  # what was asked and two batches
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    while True:
+        killed = start([*words, "--output", "killed"], tmp_path)
+        # Until what was asked and two batches are written.
+        wait_until(
+            lambda process=killed: (
+                (journal.exists() and journal.read_bytes().count(b"\n") >= 3) or process.poll() is not None
+            )
+        )
+        killed.kill()
+        code, before = killed.wait(), journal.read_bytes()
+        if code == -signal.SIGKILL and before.count(b"\n") < 6:  # of five batches some are missing
+            break
+        assert code in (0, -signal.SIGKILL)  # it was quicker than this process; once more
+        shutil.rmtree(journal.parents[1])
     assert not (journal.parent / "detections.json").exists()
-    before = journal.read_bytes()
-    assert 3 <= before.count(b"\n") < 6  # of five batches some are missing
     with open(journal, "ab") as file:
         file.write(b'{"pictures": [9, 1')  # as if it had been killed while it wrote
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from random_checkpoint import random_model
+from waiting import wait_until
 
 from glip_export import Bundle, Detector, GlipExportError, export_onnx
 from glip_export.config import BertConfig, DetectionConfig, GlipConfig, HeadConfig, ImageConfig, SwinConfig, TextConfig
@@ -192,9 +192,7 @@ def test_a_killed_export_leaves_no_bundle(oracle_tiny: Path, tmp_path: Path) -> 
     process = subprocess.Popen(
         [*command, "--output", str(target)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
-    while not list(target.parent.glob(".*/text_encoder.onnx")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(target.parent.glob(".*/text_encoder.onnx")))
     process.kill()
     assert process.wait() == -9  # it was in the middle of it
     assert not target.exists()

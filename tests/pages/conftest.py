@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from live import Server
+from waiting import LIMIT
 
 from glip_export.processes import child_environment
 
@@ -96,7 +97,7 @@ def open_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
 
     def open_it(address: str, width: int = 1280, height: int = 800, **words: Any) -> Tab:
         context = chromium.new_context(viewport={"width": width, "height": height}, **words)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(1000 * LIMIT)
         contexts.append(context)
         tab = Tab(context.new_page())
         tab.page.on("console", lambda message: tab.console.append(message.text))
@@ -125,7 +126,7 @@ def serve(bundle: Path, *options: str, token: str = "") -> Iterator[Server]:
             yield Server(found[1], token)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(LIMIT)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ class Server:
     def model(self) -> str:
         """What the page says of the model that answers."""
         request = urllib.request.Request(f"{self.address}v1/model", headers={"Authorization": f"Bearer {self.token}"})
-        with urllib.request.urlopen(request, timeout=15) as response:
+        with urllib.request.urlopen(request, timeout=600) as response:
             model = json.load(response)
         return f"{model['name']} on {model['backend']}"
 

@@ -12,6 +12,6 @@ from server_process import ServerProcess, running_server
 @pytest.fixture(scope="session")
 def server(tiny_bundle: Path) -> Iterator[ServerProcess]:
     with running_server(
-        tiny_bundle, ["--backend", "onnxruntime", "--threads", "1", "--deadline-ms", "60000"]
+        tiny_bundle, ["--backend", "onnxruntime", "--threads", "1", "--deadline-ms", "600000"]
     ) as running:
         yield running

@@ -14,7 +14,7 @@ PROGRAMS = Path(__file__).parents[2] / "benchmarks" / "serving"
 
 def run(program: str, *words: object) -> str:
     command = [sys.executable, str(PROGRAMS / program), *map(str, words)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -30,7 +30,8 @@ def test_malformed_requests_each_get_their_4xx(tiny_bundle: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_overload(tiny_bundle: Path, tmp_path: Path) -> None:
-    words = ["--seconds", 3, "--overload-seconds", 6, "--rate", 0.5, "--threads", 1, "--deadline-ms", 8000]
+    words = ["--seconds", 3, "--overload-seconds", 6, "--rate", 0.5, "--threads", 1, "--deadline-ms", 600_000]
+    words += ["--option", "--max-queue 8 --max-pictures 8"]  # full at any speed
     run("load.py", "--bundle", tiny_bundle, *words, "--small", "--json", tmp_path / "load.json")
     (report,) = json.loads((tmp_path / "load.json").read_text())["runs"]
     overload = report["overload"]

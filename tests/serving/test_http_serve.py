@@ -41,7 +41,7 @@ def photo(name: str, size: tuple[int, int]) -> bytes:
 
 def ask(server: ServerProcess, *requests: bytes) -> list[Reply]:
     async def run() -> list[Reply]:
-        return await asyncio.gather(*(send((server.host, server.port), data, 120) for data in requests))
+        return await asyncio.gather(*(send((server.host, server.port), data, LIMIT) for data in requests))
 
     return asyncio.run(run())
 
@@ -116,7 +116,7 @@ def test_the_schema(server: ServerProcess) -> None:
 def test_what_it_runs(server: ServerProcess, detector: Detector) -> None:
     model = get(server, "/v1/model").json()
     assert (model["name"], model["backend"]) == (detector.config.name, "onnxruntime")
-    assert model["max_pictures"] == 16 and model["deadline_ms"] == 60_000
+    assert model["max_pictures"] == 16 and model["deadline_ms"] == 600_000
     assert get(server, "/healthz").status == get(server, "/readyz").status == 200
 
 
@@ -139,7 +139,7 @@ def test_metrics(server: ServerProcess) -> None:
 def test_sigterm_finishes_what_was_accepted(tiny_bundle: Path, detector: Detector) -> None:
     pictures = [photo("cat.jpg", (96, 64 + number)) for number in range(4)]
     with running_server(
-        tiny_bundle, ["--backend", "onnxruntime", "--threads", "1", "--deadline-ms", "60000"]
+        tiny_bundle, ["--backend", "onnxruntime", "--threads", "1", "--deadline-ms", "600000"]
     ) as server:
         replies: list[Reply] = []
         asking = threading.Thread(target=lambda: replies.extend(ask(server, *(detect(one, "cat") for one in pictures))))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from waiting import Clock
 
 from glip_export.client import triton as module
 from glip_export.client.triton import TritonClient
@@ -82,6 +83,7 @@ def test_it_asks_again_for_what_passes(client: TritonClient, monkeypatch: pytest
 
 
 def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "time", Clock())
     client = TritonClient("host:8001", timeout=0.3)
     sent = answering(client, monkeypatch, failure("Stub process 'glip_0_0' is not healthy."))
     with pytest.raises(ServerError, match="host:8001: Stub process") as error:

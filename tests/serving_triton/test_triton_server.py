@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import pytest
 from PIL import Image
 from same import assert_same
 from triton_server import TritonServer, running, why_not
+from waiting import LIMIT, wait_until
 
 from glip_export import Detections, Detector
 from glip_export.client.triton import TritonClient
@@ -43,7 +43,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def client(server: TritonServer) -> Iterator[TritonClient]:
-    with TritonClient(server.url) as client:
+    with TritonClient(server.url, timeout=LIMIT) as client:
         yield client
 
 
@@ -123,7 +123,7 @@ def test_rest_with_json(server: TritonServer, detector: Detector) -> None:
         ]
     }
     url = f"http://127.0.0.1:{server.ports['http']}/v2/models/glip/infer"
-    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=60) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=LIMIT) as answer:
         outputs = {output["name"]: output for output in json.load(answer)["outputs"]}
     (right,) = detector.detect([pixels[0]], "cat. dog")
     n = len(right)
@@ -181,7 +181,7 @@ def test_garbage(server: TritonServer, client: TritonClient, pictures: list[byte
     ]
     for inputs in requests:
         with pytest.raises(grpc.InferenceServerException) as error:
-            client._client.infer("glip", inputs, client_timeout=30)
+            client._client.infer("glip", inputs, client_timeout=LIMIT)
         assert error.value.status() == "StatusCode.INVALID_ARGUMENT", error.value
     assert server.stubs() == instances
     assert_same(client.detect([pictures[0]], "cat")[0], detector.detect([pictures[0]], "cat")[0])
@@ -221,7 +221,7 @@ def test_metrics(server: TritonServer) -> None:
 def test_strangers_cannot_unload_the_model(server: TritonServer) -> None:
     url = f"http://127.0.0.1:{server.ports['http']}/v2/repository/models/glip/unload"
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(urllib.request.Request(url, b"{}", method="POST"), timeout=10)
+        urllib.request.urlopen(urllib.request.Request(url, b"{}", method="POST"), timeout=LIMIT)
     assert server.is_ready()
 
 
@@ -252,18 +252,13 @@ def test_killed_instances_come_back(
     assert len(before) == 2
     with ThreadPoolExecutor(6) as pool:
         workers = [pool.submit(ask, number) for number in range(6)]
-        time.sleep(1)
+        wait_until(lambda: len(answered) > 6 or any(worker.done() for worker in workers))
         for pid in list(before)[:victims]:
             os.kill(pid, signal.SIGKILL)
         try:
-            give_up = time.monotonic() + 120
-            while len(server.stubs()) != 2 or before.keys() & server.stubs().keys():
-                assert time.monotonic() < give_up, server.said()[-3000:]
-                time.sleep(0.1)
+            wait_until(lambda: len(server.stubs()) == 2 and not before.keys() & server.stubs().keys())
             enough = len(answered) + 40
-            while len(answered) < enough and not any(worker.done() for worker in workers):
-                assert time.monotonic() < give_up
-                time.sleep(0.1)
+            wait_until(lambda: len(answered) >= enough or any(worker.done() for worker in workers))
         finally:
             stop.set()
         for worker in workers:

@@ -7,14 +7,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import wait_until, wait_until_gone
+from waiting import Clock, wait_until, wait_until_gone
 
 from glip_export.serving.triton import run_server
 from glip_export.serving.triton.run_server import ATTEMPTS, STUB, Watch, find_stubs, main, with_graphs
@@ -95,18 +94,21 @@ def watch_of(triton: Triton, grace: float) -> Watch:
 
 
 @pytest.mark.parametrize("reap", [False, True])
-def test_a_dead_instance_is_replaced_once(triton: Triton, reap: bool) -> None:
+def test_a_dead_instance_is_replaced_once(triton: Triton, reap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(run_server, "time", clock)
     watch = watch_of(triton, grace=0.5)
     assert set(find_stubs(os.getpid()).values()) == {"glip"}
     first, second = triton.instances
     kill(first, reap)
     assert watch.look() and triton.loads == []  # once might be a misreading
-    replaced = time.monotonic()
     assert watch.look()
     assert [(load["path"], load["key"]) for load in triton.loads] == [("/v2/repository/models/glip/load", "secret")]
     assert triton.config["parameters"] == {"backend": {"string_value": "onnxruntime"}, "loads": {"string_value": "1"}}
-    while time.monotonic() < replaced + 0.4:
+    for _ in range(4):
+        clock.now += 0.1
         assert watch.look() and second.poll() is None  # it may have a batch to finish
+    clock.now += 0.2
     wait_until(lambda: watch.look() and second.poll() is not None)
     for _ in range(5):
         assert watch.look()

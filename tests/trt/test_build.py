@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from pretend_builder import Pretend
+from waiting import wait_until_gone
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError, BundleError, GlipExportError
@@ -117,13 +117,6 @@ def test_a_second_call_builds_nothing(built: Path, monkeypatch: pytest.MonkeyPat
 BUILD = "import sys; from glip_export import build_engines; build_engines(sys.argv[1], 'tensorrt_rtx', progress=print)"
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
-
-
 @needs_rtx
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
@@ -141,7 +134,7 @@ def test_a_killed_build_leaves_no_engine(tiny_bundle: Path, tmp_path: Path, pret
         (builder,) = psutil.Process(process.pid).children()
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    wait_for(lambda: not builder.is_running() or builder.status() == psutil.STATUS_ZOMBIE)  # it ends with its parent
+    wait_until_gone([builder.pid])  # it ends with its parent
     assert not list(folder.rglob("*.engine")) and not list(folder.rglob("engines.json"))
     opened = Bundle.open(folder)
     assert opened == before
