@@ -22,7 +22,6 @@ from glip_export.bundle import Bundle
 from glip_export.errors import BackendError, BundleError, GlipExportError
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.trt import build as build_module
-from glip_export.trt import builder_process
 from glip_export.trt.build import build_engines, plan_build
 from glip_export.trt.builder import Job
 from glip_export.trt.builder_process import run_builder
@@ -340,7 +339,7 @@ def test_how_a_builder_ends_is_told(
     folder: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch, program: str, message: str
 ) -> None:
     job = job_of(folder)
-    monkeypatch.setattr(builder_process.sys, "executable", ending(program, folder))
+    monkeypatch.setattr(sys, "executable", ending(program, folder))
     with pytest.raises(BackendError, match=message) as caught:
         run_builder(job, lambda step: None)
     assert "\n" not in str(caught.value)
