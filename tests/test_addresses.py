@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from glip_export.addresses import Array, Arrays, holding, pointer_to, table_of
+
+PACKAGE = Path(__file__).parents[1] / "glip_export"
 
 
 class Watched(np.ndarray):
@@ -108,3 +112,16 @@ def test_a_table_of_another_number_of_arrays_is_refused() -> None:
     with pytest.raises(ValueError, match="1 arrays were given and 2 are taken"):
         Arrays("f4", "u1").from_param([np.zeros(1, np.float32)])
     assert len(Arrays("f4").from_param([])) == 0
+
+
+def test_no_other_file_takes_the_address_of_an_array() -> None:
+    """`array.ctypes`, `__array_interface__` and the like give numbers, which hold nothing."""
+    words = {"ctypes", "data_as", "data_ptr", "__array_interface__", "byref", "from_buffer"}
+    found = {
+        f"{path.relative_to(PACKAGE)}: {node.attr}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in words
+    }
+    # byref holds what it points to; the numbers of one call to the driver are the caller's own.
+    assert found == {"addresses.py: ctypes", "trt/flavor.py: byref"}
