@@ -45,6 +45,6 @@ def test_memory_that_took_a_files_place_keeps_what_it_holds(tmp_path: Path, monk
     end = begin + SIZE // 2
     stale = f"{begin:x}-{end:x} r--p 00000000 00:00 1    {tmp_path}/weights\n"
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_text", lambda path: stale)
+        patched.setattr(Path, "read_text", lambda *_, **__: stale)
         forget_mapped_files(tmp_path)
     np.testing.assert_array_equal(array, np.arange(SIZE // 8))

@@ -12,6 +12,7 @@ from glip_export.errors import BackendError
 VARIABLE = "GLIP_EXPORT_CPU_ISA"
 ONEDNN_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 NATIVE = "native"
+CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def chosen_flags(word: str | None = None) -> tuple[str, ...]:
 def has(wanted: InstructionSet) -> bool:
     """Whether this machine's processor can do it; where that cannot be read, it is believed to."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return True
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)

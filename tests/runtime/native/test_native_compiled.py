@@ -105,15 +105,18 @@ def test_a_word_that_there_is_not_is_one_line(
         chosen_flags()
 
 
-def test_what_the_processor_has_is_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_processor_has_is_read_from_the_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wanted = instruction_sets.InstructionSet((), frozenset({"avx2", "fma"}))
     for text, expected in (
         ("flags\t\t: fma avx2 sse\n", True),
         ("processor : 0\nflags : avx2 sse fma2\n", False),
         ("Features : asimd\n", True),
     ):
-        monkeypatch.setattr(Path, "read_text", lambda path, text=text: text)
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(instruction_sets, "CPUINFO", tmp_path / "cpuinfo")
         assert instruction_sets.has(wanted) is expected
+    monkeypatch.setattr(instruction_sets, "CPUINFO", tmp_path / "none")
+    assert instruction_sets.has(wanted)
 
 
 @pytest.mark.parametrize(
