@@ -1,5 +1,7 @@
 """The errors that a person can mend, each one line that says what is wrong, where, and what to do."""
 
+import unicodedata
+
 
 class GlipExportError(Exception):
     """Wrong input or usage; the command line prints it on one line and exits with 2."""
@@ -44,7 +46,22 @@ class GlipExportWarning(UserWarning):
     """What is done as asked, and perhaps not as meant; the command line prints it on one line."""
 
 
+def visible(text: str) -> str:
+    """On one line, and with nothing that a terminal obeys: line ends and control characters as escapes (\\x1b)."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(character)[1:-1] if _is_control(character) else character for character in text)
+
+
 def quoted(value: object) -> str:
     """On one line and short, whatever it is: for what a person gave."""
     text = repr(value[:80] if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_control(character: str) -> bool:
+    # Cc, Zl, Zp: control characters and line ends; the others turn the direction of what follows, as in "gpj.exe".
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in _DIRECTIONS
+
+
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

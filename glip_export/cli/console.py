@@ -11,11 +11,21 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from glip_export.errors import GlipExportError, GlipExportWarning
+from glip_export.errors import GlipExportError, GlipExportWarning, visible
 from glip_export.processes import end_with_parent
 
+_INTERRUPTED = 130
 _PIPE_CLOSED = 1  # the exit code of a command whose reader has gone, as typer has it
+
+
+class PlainConsole(Console):
+    """A console on which a name cannot act: an escape sequence in it is shown, not obeyed."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """As rich does, of a text whose control characters are escapes; its line ends stay."""
+        return super().render_str("\n".join(map(visible, text.split("\n"))), **how)
 
 
 def make_console(terminal: bool) -> Console:
@@ -24,7 +34,7 @@ def make_console(terminal: bool) -> Console:
     What is to be coloured is given as rich's Text, or with a style. terminal: whether it has a width of its own; 80
     columns would cut the tables' names in a file or a pipe.
     """
-    return Console(highlight=False, markup=False, emoji=False, width=None if terminal else 130)
+    return PlainConsole(highlight=False, markup=False, emoji=False, width=None if terminal else 130)
 
 
 console = make_console(Console().is_terminal)
@@ -44,6 +54,7 @@ def run_app(app: Callable[[], object], name: str) -> None:
     without Python's file and line. A letter that the console's encoding lacks is shown by its number.
     """
     end_with_parent()  # where a process of ours started it
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not what a test or a notebook put in its place
             stream.reconfigure(errors="backslashreplace")
@@ -57,7 +68,11 @@ def run_app(app: Callable[[], object], name: str) -> None:
     except GlipExportError as error:
         _end(f"{name}: {error}", 2)
     except KeyboardInterrupt:
-        _end(f"{name}: interrupted", 130)
+        _end(f"{name}: interrupted", _INTERRUPTED)
+    except SystemExit as stopped:
+        if stopped.code == _INTERRUPTED:  # typer's, which says nothing
+            tell(f"{name}: interrupted")
+        raise
     except BrokenPipeError:
         _end("", _PIPE_CLOSED)
     except OSError as error:
@@ -76,10 +91,15 @@ def _show_warnings(name: str) -> None:
             others(message, category, *where, **more)
         elif str(message) not in shown:
             shown.add(str(message))
-            with suppress(OSError):  # nobody reads it
-                print(f"{name}: warning: {message}", file=sys.stderr, flush=True)
+            tell(f"{name}: warning: {message}")
 
     warnings.showwarning = show
+
+
+def tell(line: str) -> None:
+    """Prints a line to the error output, whatever names are in it; where that cannot be written, nobody reads it."""
+    with suppress(OSError):
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 def megabytes(size: int) -> str:
@@ -89,10 +109,17 @@ def megabytes(size: int) -> str:
 
 def _end(line: str, code: int) -> None:
     if line:
-        print(line, file=sys.stderr)
+        tell(line)
     if not _takes(sys.stdout):
         _drop(sys.stdout)
     sys.exit(code)
+
+
+def _open_closed() -> None:
+    """Has what was closed (>&-) lead nowhere, lest the first file that is opened become the standard output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # each gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _takes(stream: TextIO, text: str = "") -> bool:

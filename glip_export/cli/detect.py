@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glip_export.cli.console import console
+from glip_export.cli.console import console, tell
 from glip_export.cli.options import BACKEND_WORDS, BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
 from glip_export.errors import GlipExportError, ImageError
 
@@ -172,7 +171,7 @@ def run(
             for failure in failures:
                 if strict or len(pictures) == 1:
                     raise failure.error
-                print(f"glip-export: left out: {failure.error}", file=sys.stderr)
+                tell(f"glip-export: left out: {failure.error}")
                 writing.add_failure(failure)
                 summary.failures += 1
             progress.update(bar, advance=batch.tried)

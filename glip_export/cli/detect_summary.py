@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from glip_export.cli.detect_inputs import Found
+from glip_export.errors import visible
 from glip_export.results.detections import Detections
 
 PICTURES, ROWS, NAMES = 20, 20, 10  # pictures of the table, detections of each, names that are counted in words
@@ -60,8 +61,8 @@ class Summary:
         lines.append(f"{self._names.total()} detection(s){': ' if counted else ''}{', '.join(counted)}")
         if written:
             lines.append(f"Wrote {', '.join(map(str, written))}")
-        return lines
+        return list(map(visible, lines))
 
     def _add_row(self, picture: Found, *cells: str) -> None:
-        # As Text: what users name is no markup.
-        self._table.add_row(*(Text(cell) for cell in (str(picture.relative), *cells)))
+        # As Text: what users name is no markup, and no line or escape sequence of its own.
+        self._table.add_row(*(Text(visible(cell)) for cell in (str(picture.relative), *cells)))

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from glip_export.errors import visible
 from glip_export.evaluation.average_precision import PRECISIONS
 from glip_export.evaluation.coco import CocoResult
 from glip_export.evaluation.dataset import CocoDataset
@@ -166,7 +167,7 @@ def signed(value: float | None) -> str:
 
 def shown(text: str) -> Text:
     """A text from a file as it stands, neither as rich's markup nor with a terminal's control characters."""
-    return Text("".join(character if character.isprintable() else "?" for character in text))
+    return Text(visible(text))
 
 
 def _minus(value: float | None, other: float | None) -> float | None:

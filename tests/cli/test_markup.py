@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,24 @@ def test_markup_in_the_names_of_files(glip_export, tmp_path: Path, tiny_bundle: 
     found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["results"][0]
     first = {each["name"] for each in found["detections"][:20]}
     assert first and first <= {*shown}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names on Windows")
+def test_markup_of_terminals_in_the_names_of_files(glip_export, tmp_path: Path, tiny_bundle: Path) -> None:
+    """Neither an escape sequence nor a line of its own: not in a table, a warning, an error, or what is left out."""
+    evil = "a\x1b[31m\nb\u202e"
+    shown = r"a\x1b[31m\nb\u202e"
+    shutil.copy(CAT, tmp_path / f"{evil}.jpg")
+    (tmp_path / f"{evil}.png").write_text("no picture")
+    (tmp_path / "names.txt").write_text("cat\x1b[31m\n\u732b\x07\n", encoding="utf-8")
+    words = ["--bundle", tiny_bundle, "--threads", 1, "--threshold", 0, "--names", "names.txt", "--output", evil]
+    code, out, err = glip_export("detect", f"{evil}.jpg", f"{evil}.png", *words)
+    assert code == 0 and shown in out and f"Wrote {shown}\n" in out
+    assert len(err.splitlines()) == 2 and "warning" in err and f"left out: '{shown}.png'" in err
+    assert "\x1b" not in out + err and "\u202e" not in out + err
+    for wrong in (["info", evil], ["detect", f"{evil}.gif", *words], ["info", tiny_bundle, "--json", f"{evil}.jpg/x"]):
+        code, out, err = glip_export(*wrong)
+        assert code == 2 and len(err.splitlines()) == 1 and shown in err and "\x1b" not in out + err
 
 
 def test_markup_in_the_name_of_a_bundle(glip_export, tmp_path: Path, tiny_bundle: Path) -> None:
