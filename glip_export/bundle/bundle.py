@@ -21,13 +21,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from glip_export.bundle.external_data import external_data_files
-from glip_export.bundle.files import MANIFEST, atomic_write_text, is_leftover, sha256_file
+from glip_export.bundle.files import CACHE, MANIFEST, atomic_write_text, is_leftover, sha256_file
 from glip_export.bundle.manifest import File, Graph, Manifest, Weights, manifest_to_json, parse_manifest
 from glip_export.config import GlipConfig
 from glip_export.errors import BundleError
 
 MAX_MANIFEST_BYTES = 4 << 20
-CACHE = "cache"  # the subfolder of what backends make anew at will: not part of the bundle, not hashed
 _MAKE_ONE = "make one with: glip-export onnx --weights FILE"
 
 

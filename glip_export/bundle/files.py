@@ -17,10 +17,14 @@ from pathlib import Path
 from glip_export.errors import BundleError, GlipExportError
 
 MANIFEST = "manifest.json"  # the file that makes a folder a bundle
+CACHE = "cache"  # its subfolder of what backends make anew at will: not part of the bundle, not hashed
 _READ_BYTES = 1 << 20
 _LEFTOVER = re.compile(r"\..+\.(?:partial|old)-\d+-[0-9a-f]{8}")
 # What only writing meets: a full disk or quota, a file beyond a limit, a medium that became read-only.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_OF_FILE_MANAGERS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+_LONGEST_NAME = 255  # bytes, of most file systems
+_TEMPORARY_ADDS = 40  # ".", ".partial-", a process id, "-", 8 digits; and room
 _in_progress: set[str] = set()  # names this process is writing: a pid alone does not tell them from leftovers
 
 
@@ -105,9 +109,9 @@ def atomic_write_text(target: Path | str, text: str) -> None:
 def atomic_directory(target: Path | str) -> Iterator[Path]:
     """A temporary sibling folder to fill, which becomes `target` when the block ends well, else disappears.
 
-    An existing `target` is replaced only if it is empty or a bundle; any other raises BundleError, before the block
-    runs, as does what cannot be written, in the block too. What a killed process left of the same target goes at the
-    next start.
+    An existing `target` is replaced only if it is empty, or a bundle that holds no file of others: any other raises
+    BundleError, before the block runs, as does what cannot be written, in the block too. What a killed process left
+    of the same target goes at the next start.
     """
     target = Path(target).resolve()
     _check_replaceable(target)
@@ -170,25 +174,56 @@ def _check_replaceable(target: Path) -> None:
         return
     if not target.is_dir():
         raise BundleError(f"{target} is a file: name a folder for the bundle")
-    if any(target.iterdir()) and not _looks_like_a_bundle(target):
+    if not any(target.iterdir()):
+        return
+    listed = _listed_files(target)
+    if listed is None:
         raise BundleError(f"{target} holds files and is not a bundle, so it is not replaced: name another folder")
+    foreign = next((name for name in _files_below(target) if name not in listed and not _is_ours(name)), None)
+    if foreign is not None:
+        raise BundleError(f"{target} is not replaced, since {foreign} in it is not of the bundle: move it elsewhere")
 
 
-def _looks_like_a_bundle(folder: Path) -> bool:
+def _listed_files(folder: Path) -> set[str] | None:
+    """The files that a bundle's manifest lists; None for what is no bundle."""
     # The name alone would not do: browser extensions and web apps have a manifest.json too.
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(manifest, dict) and {"format", "graphs", "files"} <= manifest.keys()
+        return None
+    if not isinstance(manifest, dict) or not {"format", "graphs", "files"} <= manifest.keys():
+        return None
+    return set(manifest["files"]) if isinstance(manifest["files"], dict) else None
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for parent, _, files in os.walk(folder):
+        yield from (Path(parent, name).relative_to(folder).as_posix() for name in sorted(files))
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of a bundle that its manifest does not list may go with it all the same."""
+    last = name.rpartition("/")[2]
+    return name == MANIFEST or name.startswith(f"{CACHE}/") or is_leftover(last) or last in _OF_FILE_MANAGERS
 
 
 def _temporary(parent: Path, stem: str, kind: str, suffix: str = "") -> Path:
-    return parent / f".{stem}.{kind}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+    return parent / f".{_short(stem, suffix)}.{kind}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
+def _short(stem: str, suffix: str) -> str:
+    """The stem, cut where the temporary name would be longer than file systems allow, though the target's is not."""
+    data = os.fsencode(stem)
+    most = _LONGEST_NAME - _TEMPORARY_ADDS - len(os.fsencode(suffix))
+    if len(data) <= most:
+        return stem
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    return f"{data[: max(0, most - 8)].decode(errors='ignore')}{digest}"
 
 
 def _remove_leftovers(parent: Path, stem: str, suffix: str = "") -> None:
-    pattern = re.compile(rf"\.{re.escape(stem)}\.(partial|old)-(\d+)-[0-9a-f]{{8}}{re.escape(suffix)}")
+    short = _short(stem, suffix)
+    pattern = re.compile(rf"\.{re.escape(short)}\.(partial|old)-(\d+)-[0-9a-f]{{8}}{re.escape(suffix)}")
     for path in list(parent.iterdir()):
         match = pattern.fullmatch(path.name)
         if match is None or path.name in _in_progress or _is_running(int(match[2])):

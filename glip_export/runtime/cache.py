@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from glip_export.bundle import Bundle
-from glip_export.bundle.bundle import CACHE
+from glip_export.bundle.files import CACHE
 
 
 def cache_folder(bundle: Bundle, backend: str, key: str) -> Path | None:

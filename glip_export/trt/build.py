@@ -15,8 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from glip_export.bundle import Bundle
-from glip_export.bundle.bundle import CACHE
-from glip_export.bundle.files import atomic_directory, sha256_file
+from glip_export.bundle.files import CACHE, atomic_directory, sha256_file
 from glip_export.config import config_to_dict
 from glip_export.errors import BackendError, BundleError, GlipExportError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from glip_export.bundle.files import (
+    MANIFEST,
     atomic_directory,
     atomic_path,
     atomic_write_bytes,
@@ -59,6 +60,22 @@ def test_atomic_path_follows_a_link_and_keeps_it(tmp_path: Path) -> None:
     assert (tmp_path / "real").read_bytes() == b"\xc3\xa9"
 
 
+@pytest.mark.parametrize("stem", ["a" * 250, "\u00e9" * 125])
+def test_atomic_path_has_room_for_the_longest_name(tmp_path: Path, stem: str) -> None:
+    """A name that the file system takes, to its last byte, is not too long for the temporary one."""
+    old = tmp_path / f"{stem}.json"
+    with pytest.raises(KeyboardInterrupt), atomic_path(old) as temporary:
+        left = temporary.name.replace(f"-{os.getpid()}-", f"-{DEAD_PID}-")
+        assert is_leftover(left)
+        raise KeyboardInterrupt
+    (tmp_path / left).touch()
+    atomic_write_text(old, "whole")
+    assert names(tmp_path) == [old.name]  # and a killed writer's leftover is known by it
+    with atomic_directory(tmp_path / stem) as folder:
+        (folder / MANIFEST).write_text(MANIFEST_TEXT)
+    assert names(tmp_path) == sorted([old.name, stem])
+
+
 def test_atomic_path_refuses_a_folder_and_a_file_as_parent(tmp_path: Path) -> None:
     with pytest.raises(GlipExportError, match="is a folder: name a file"):
         atomic_write_text(tmp_path, "")
@@ -104,10 +121,31 @@ def test_atomic_directory_replaces_an_empty_folder_and_a_bundle(tmp_path: Path) 
     target.mkdir()
     for text in ("first", "second"):
         with atomic_directory(target) as folder:
-            (folder / "manifest.json").write_text(MANIFEST_TEXT)
+            (folder / "manifest.json").write_text(json.dumps({"format": 1, "graphs": {}, "files": {text: {}}}))
             (folder / text).touch()
         assert names(target) == sorted([text, "manifest.json"])
     assert names(tmp_path) == ["glip_tiny"]
+
+
+@pytest.mark.parametrize("mine", ["found.json", "detections/photo.jpg", "tensorrt-fp16/note.txt"])
+def test_atomic_directory_never_loses_a_file_beside_a_bundle(tmp_path: Path, mine: str) -> None:
+    """As overwrites_input: what somebody put into a bundle's folder is no part of the bundle that is replaced."""
+    target = tmp_path / "glip_tiny"
+    with atomic_directory(target) as folder:
+        (folder / MANIFEST).write_text(MANIFEST_TEXT)
+    (target / mine).parent.mkdir(exist_ok=True)
+    (target / mine).write_text("mine")
+    told = pytest.raises(BundleError, match=f"is not replaced, since {mine} in it is not of the bundle: move it")
+    with told, atomic_directory(target):
+        pytest.fail("the long work began although its result could not be kept")
+    assert (target / mine).read_text() == "mine"
+    (target / mine).unlink()
+    (target / "cache" / "openvino").mkdir(parents=True)
+    for name in ("cache/openvino/a.blob", ".DS_Store", f".x.partial-{DEAD_PID}-0123abcd"):
+        (target / name).touch()
+    with atomic_directory(target) as folder:
+        (folder / MANIFEST).write_text(MANIFEST_TEXT)
+    assert names(target) == [MANIFEST]
 
 
 def test_atomic_directory_keeps_the_old_bundle_after_an_error(tmp_path: Path) -> None:
