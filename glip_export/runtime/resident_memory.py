@@ -16,7 +16,7 @@ def forget_mapped_files(*folders: Path) -> None:
     Linux only, elsewhere nothing happens. Weights that a library mapped and then copied otherwise stay in memory twice.
     """
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return
     madvise = ctypes.CDLL(None).madvise
