@@ -9,12 +9,12 @@ from pathlib import Path
 
 BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "avx10_2", "bf16"})  # Linux's words; the last is Arm's
 # Of oneDNN's ONEDNN_MAX_CPU_ISA, those up to which it has no products of bf16, but emulates them.
-_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+ONEDNN_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
 _SWITCHES = {
-    "ONEDNN_MAX_CPU_ISA": _WITHOUT_BF16,
-    "DNNL_MAX_CPU_ISA": _WITHOUT_BF16,
+    "ONEDNN_MAX_CPU_ISA": ONEDNN_WITHOUT_BF16,
+    "DNNL_MAX_CPU_ISA": ONEDNN_WITHOUT_BF16,
     "ATEN_CPU_CAPABILITY": frozenset({"DEFAULT", "AVX2"}),  # torch's
-    "GLIP_EXPORT_CPU_ISA": frozenset({"AVX2", "AVX512"}),  # our kernels'
+    "GLIP_EXPORT_CPU_ISA": frozenset({"AVX512", "AVX2", "GENERIC", "NEON"}),  # our kernels'
 }
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 from glip_export.errors import BackendError
+from glip_export.runtime.cpu import ONEDNN_WITHOUT_BF16, cpu_features
 
 VARIABLE = "GLIP_EXPORT_CPU_ISA"
 ONEDNN_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 NATIVE = "native"
-CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ _X86 = {
 }
 _ARM = {NATIVE: _ALL, "neon": InstructionSet(("-march=armv8-a",)), "generic": InstructionSet(())}
 _OTHERS = {NATIVE: _ALL, "generic": InstructionSet(())}
-# Values of oneDNN's own variable that leave out AVX512-BF16.
-_ONEDNN_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 def instruction_sets() -> dict[str, InstructionSet]:
@@ -60,15 +57,11 @@ def chosen_flags(word: str | None = None) -> tuple[str, ...]:
 
 def has(wanted: InstructionSet) -> bool:
     """Whether this machine's processor can do it; where that cannot be read, it is believed to."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return True
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
-    return flags is None or wanted.needs <= set(flags)
+    features = cpu_features()
+    return features is None or wanted.needs <= features
 
 
 def what_hides_bf16() -> str:
     """The setting of oneDNN by which this machine is to do without bf16, or nothing: then our backends do so too."""
     value = os.environ.get(ONEDNN_VARIABLE, "")
-    return f"{ONEDNN_VARIABLE}={value}" if value.upper() in _ONEDNN_WITHOUT_BF16 else ""
+    return f"{ONEDNN_VARIABLE}={value}" if value.upper() in ONEDNN_WITHOUT_BF16 else ""
