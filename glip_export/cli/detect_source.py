@@ -174,7 +174,10 @@ class ServerSource:
 
             if self.token_file is not None:
                 raise GlipExportError("--token-file is for a glip-export serve: a Triton server has no such token")
-            return TritonClient(self.url.removeprefix(TRITON).rstrip("/"))
+            address = self.url.removeprefix(TRITON).rstrip("/")
+            if not address:
+                raise GlipExportError(f"{self.url!r} is no server's address: give one such as grpc://localhost:8001")
+            return TritonClient(address)
         from glip_export.client import Client
         from glip_export.serving.access_token import read_token
 

@@ -51,8 +51,11 @@ class Client:
             import urllib3
         except ImportError as error:
             raise BackendError(f"the client cannot be imported ({error}): pip install 'glip-export[serve]'") from None
-        parts = urllib3.util.parse_url(url) if url.startswith(("http://", "https://")) else None
-        if parts is None or not parts.host:
+        try:
+            host = urllib3.util.parse_url(url).host if url.startswith(("http://", "https://")) else None
+        except urllib3.exceptions.LocationParseError:
+            host = None
+        if not host:
             raise GlipExportError(f"{url!r} is no server's address: give one such as http://127.0.0.1:8000")
         self.url = url.rstrip("/")
         self._hinter = Hinter()

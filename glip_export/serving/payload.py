@@ -67,7 +67,7 @@ def parse(body: bytes, content_type: str, settings: Settings) -> Payload:
 
 def _from_json(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
+        document = json.loads(body, object_pairs_hook=_once)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         raise ServiceError(BAD_REQUEST, "the body is no valid JSON") from None
     if not isinstance(document, dict):
@@ -97,6 +97,16 @@ def _image(entry: object, number: int) -> bytes | ImageId:
     )
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the JSON, in which the last of two would win without a word."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ServiceError(BAD_REQUEST, f"the JSON has {quoted(key)} more than once")
+        found[key] = value
+    return found
+
+
 class _Form:
     """Collects the parts of a multipart body."""
 
@@ -121,7 +131,7 @@ class _Form:
 
     def _begin(self) -> None:
         if len(self.parts) >= self._max_parts:
-            raise ServiceError(TOO_LARGE, f"the form has more than {self._max_parts} parts")
+            raise ServiceError(TOO_LARGE, f"the form has more than {self._max_parts} parts: too many names or pictures")
         self._headers, self._data = {}, bytearray()
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:

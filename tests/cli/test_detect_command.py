@@ -93,3 +93,10 @@ def test_unknown_words_and_backends(glip_export, tmp_path: Path, tiny_bundle: Pa
     for both in ([], ["--prompt", "cat", "--names", "names.txt"]):
         refused(glip_export("detect", CAT, *both, "--bundle", tiny_bundle), "--prompt", "--names")
     assert glip_export("export")[0] == 2
+
+
+@pytest.mark.parametrize("address", ["http://h:port", "http://[::1", "grpc://", "grpc:///", "localhost:8000"])
+def test_an_address_that_is_none_is_one_line(glip_export, address: str) -> None:
+    code, out, err = glip_export("detect", CAT, "--prompt", "cat", "--no-draw", "--server", address)
+    assert code == 2 and out == "" and err.startswith(f"glip-export: {address!r} is no server's address: give one")
+    assert len(err.splitlines()) == 1

@@ -144,7 +144,16 @@ def test_mistakes_that_are_not_even_sent() -> None:
     with pytest.raises(ServerError, match="does not answer") as refused:
         client.detect([b"photo"], "cat")
     assert refused.value.code == "unreachable"
-    for url in ("127.0.0.1:8000", "ftp://server", "http://", ""):
+    for url in (
+        "127.0.0.1:8000",
+        "ftp://server",
+        "http://",
+        "",
+        "http://[::1",
+        "http://h:99999",
+        "http://a b",
+        "http://\x1b",
+    ):
         with pytest.raises(GlipExportError, match="address"):
             Client(url)
 

@@ -40,6 +40,10 @@ def as_json(**changed: object) -> bytes:
     return request(body=json.dumps(document).encode(), headers={"Content-Type": "application/json"})
 
 
+def as_text(document: bytes) -> bytes:
+    return request(body=document, headers={"Content-Type": "application/json"})
+
+
 def as_form(*parts: tuple[str, bytes]) -> bytes:
     return request("/v1/detect", *form(parts))
 
@@ -62,6 +66,7 @@ BAD = [
     (as_form(("image", b"bad"), PROMPT), 400, "bad_image", "the picture is not a picture"),
     (as_form(IMAGE, ("image", b"bad"), PROMPT), 400, "bad_image", "picture 2: "),
     (as_form(("image", b"x" * 6000), PROMPT), 413, "too_large", "5000 bytes"),
+    (as_text(b'{"prompt": "cat", "prompt": "dog"}'), 400, "bad_request", "'prompt' more than once"),
     (as_json(prompt=None), 400, "bad_prompt", "prompt"),
     (as_json(prompt=["a", 1]), 400, "bad_prompt", "text"),
     (as_json(prompt=["cat"] * 5), 400, "bad_prompt", "5 names"),
