@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 import glip_export
-from glip_export.errors import GlipExportWarning
+from glip_export.errors import GlipExportError, GlipExportWarning
 
 PARENT = "GLIP_EXPORT_PARENT"  # in the environment of a child: the process to end with
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -37,9 +37,11 @@ def thread_count(asked: int | None, stacklevel: int = 1) -> int | None:
 
     Where nothing was asked for, the usable cores if they are fewer than the machine has, else None: libraries see the
     machine's CPUs, not what a container leaves of them, but know better than we which share a core. stacklevel: 1 warns
-    of the caller's line.
+    of the caller's line. Raises GlipExportError for less than one thread.
     """
     usable = usable_cores()
+    if asked is not None and (asked != int(asked) or asked < 1):
+        raise GlipExportError(f"threads are a whole number from 1 on, not {asked}")
     if asked is None:
         return usable if usable < (os.cpu_count() or 1) else None
     if asked > usable:

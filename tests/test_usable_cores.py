@@ -9,7 +9,7 @@ import pytest
 
 from glip_export import processes
 from glip_export.bundle import Bundle
-from glip_export.errors import GlipExportWarning
+from glip_export.errors import GlipExportError, GlipExportWarning
 from glip_export.processes import thread_count, usable_cores
 from glip_export.runtime import onnxruntime_session
 from glip_export.runtime.backends import open_session
@@ -114,3 +114,9 @@ def test_sessions_keep_to_the_usable_cores(tiny_bundle: Path, monkeypatch: pytes
     with pytest.warns(GlipExportWarning, match="128 threads"):
         open_session(bundle, "onnxruntime", 128)
     assert given == [1, 3, 3]
+
+
+@pytest.mark.parametrize("asked", [0, -3, 1.5])
+def test_threads_that_are_none_are_refused(asked: float) -> None:
+    with pytest.raises(GlipExportError, match=f"threads are a whole number from 1 on, not {asked}"):
+        thread_count(asked)  # type: ignore[arg-type]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from glip_export.errors import BackendError, ImageError, PromptError
+from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError
 from glip_export.image import Picture, load_image
 from glip_export.results.drawing import draw_boxes
 from glip_export.results.nms import kept_over_all_classes
@@ -77,16 +78,18 @@ class Detections:
     def to_coco(self, image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """COCO results: xywh with 1 added to w and h as in the original; label i is the i-th of the sorted ids.
 
-        Raises PromptError if there are not as many ids as classes.
+        Raises PromptError if there are not as many ids as classes, GlipExportError for what is no id.
         """
+        if isinstance(category_ids, Mapping):
+            raise GlipExportError("category_ids are the data set's ids in any order, not a mapping")
         if len(category_ids) != len(self.classes):
             raise PromptError(f"the prompt has {len(self.classes)} names but COCO has {len(category_ids)} categories")
-        ids = sorted(category_ids)
-        image_id = image_id if isinstance(image_id, str) else int(image_id)  # NumPy's integers are no JSON
+        ids = sorted(_whole(category_id, "category") for category_id in category_ids)
+        image_id = str(image_id) if isinstance(image_id, str) else _whole(image_id, "image")
         return [
             {
                 "image_id": image_id,
-                "category_id": int(ids[label]),
+                "category_id": ids[label],
                 "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
                 "score": float(score),
             }
@@ -143,3 +146,11 @@ def concatenate(parts: Sequence[Detections]) -> Detections:
         classes=tuple(name for part in parts for name in part.classes),
         image_size=parts[0].image_size,
     )
+
+
+def _whole(value: object, what: str) -> int:
+    """An id as Python's own int: NumPy's integers are no JSON, and a cut fraction would be another's id."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise GlipExportError(f"{value!r} is no id of a COCO {what}: give a whole number") from None

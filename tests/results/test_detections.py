@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glip_export.errors import BackendError, ImageError, PromptError
+from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError
 from glip_export.results.detections import Detections, concatenate
 from glip_export.results.drawing import class_color
 
@@ -84,6 +84,13 @@ def test_to_coco() -> None:
 def test_to_coco_with_any_id() -> None:
     assert json.dumps(detections().to_coco(np.int64(7), [np.int64(17), np.int64(3)])[0])  # type: ignore[arg-type,list-item]
     assert detections().to_coco("000007", [17, 3])[0]["image_id"] == "000007"
+    for wrong in (7.9, None, [7]):
+        with pytest.raises(GlipExportError, match="is no id of a COCO image: give a whole number"):
+            detections().to_coco(wrong, [17, 3])  # type: ignore[arg-type]
+    with pytest.raises(GlipExportError, match="is no id of a COCO category"):
+        detections().to_coco(7, [17, 1.5])  # type: ignore[list-item]
+    with pytest.raises(GlipExportError, match="not a mapping"):
+        detections().to_coco(7, {0: 17, 1: 3})  # type: ignore[arg-type]
 
 
 def test_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
