@@ -18,7 +18,7 @@ from glip_export.prompt import Prompt
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime"])
 def detector(request: pytest.FixtureRequest, tiny_bundle: Path) -> Detector:
-    return Detector.open(tiny_bundle, backend=request.param, threads=2)
+    return Detector.open(tiny_bundle, backend=request.param, threads=1)
 
 
 @pytest.fixture(scope="module")
