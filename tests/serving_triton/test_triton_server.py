@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 from same import assert_same
 from triton_server import TritonServer, running, why_not
-from waiting import LIMIT, wait_until
+from waiting import LIMIT, wait_until, wait_until_gone
 
 from glip_export import Detections, Detector
 from glip_export.client.triton import TritonClient
@@ -266,3 +266,13 @@ def test_killed_instances_come_back(
     assert sorted(server.stubs().values()) == ["glip_0_0", "glip_0_1"]
     assert "died; loading the model again" in server.said() and len(answered) >= enough
     assert server.process.poll() is None and server.is_ready()
+
+
+def test_a_killed_runner_leaves_no_process(repository: Path, tmp_path: Path) -> None:
+    import psutil
+
+    with running(repository, tmp_path / "log") as server:
+        children = [child.pid for child in psutil.Process(server.process.pid).children(recursive=True)]
+        assert len(children) >= 3  # the server and two instances
+        server.process.kill()
+        wait_until_gone(children)
