@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
 from rich.text import Text
 
 from glip_export.errors import GlipExportError, GlipExportWarning, visible
@@ -28,6 +28,14 @@ class PlainConsole(Console):
         return super().render_str("\n".join(map(visible, text.split("\n"))), **how)
 
 
+class Description(ProgressColumn):
+    """What a bar is of, on which a name cannot act either."""
+
+    def render(self, task: Task) -> Text:
+        """The words as they stand."""
+        return Text(visible(task.description))
+
+
 def make_console(terminal: bool) -> Console:
     """A console that shows texts as they stand: no [markup], no :emoji: of a file's or a category's name is read.
 
@@ -43,8 +51,7 @@ console = make_console(Console().is_terminal)
 def steps_progress(transient: bool = False) -> Progress:
     """A line that tells what is being done, as it stands, and for how long."""
     turning = "dots" if console.encoding.startswith("utf") else "line"
-    words = TextColumn("{task.description}", markup=False)
-    return Progress(SpinnerColumn(turning), words, TimeElapsedColumn(), console=console, transient=transient)
+    return Progress(SpinnerColumn(turning), Description(), TimeElapsedColumn(), console=console, transient=transient)
 
 
 def run_app(app: Callable[[], object], name: str) -> None:

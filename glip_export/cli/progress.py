@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from glip_export.cli.console import console
+from glip_export.cli.console import Description, console
 
 
 def pictures_progress(transient: bool = False) -> Progress:
     """Bars that tell pictures, pictures per second, and the time that is left; transient ones go at the end."""
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        Description(),
         BarColumn(),
         MofNCompleteColumn(),
         _Speed(),

@@ -57,6 +57,8 @@ class Client:
             host = None
         if not host:
             raise GlipExportError(f"{url!r} is no server's address: give one such as http://127.0.0.1:8000")
+        if "@" in url.partition("//")[2].partition("/")[0]:
+            raise GlipExportError("a server's address takes no user and password: the token is what it asks for")
         self.url = url.rstrip("/")
         self._hinter = Hinter()
         self._busy_seconds = busy_seconds

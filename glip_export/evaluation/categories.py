@@ -28,7 +28,7 @@ def asked_categories(
         return list(categories), ()
     named = ", ".join(f"{short(each.name)} (id {each.id})" for each in none[:MOST_NAMED])
     more = f" and {len(none) - MOST_NAMED} more" if len(none) > MOST_NAMED else ""
-    return kept, (f"not asked for, since nothing is an example of it: {named}{more}",)
+    return kept, (f"not asked for, as background or a super-class that no object has: {named}{more}",)
 
 
 def _is_super_class(category: CocoCategory, above: set[str], annotated: set[int]) -> bool:

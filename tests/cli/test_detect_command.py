@@ -100,3 +100,9 @@ def test_an_address_that_is_none_is_one_line(glip_export, address: str) -> None:
     code, out, err = glip_export("detect", CAT, "--prompt", "cat", "--no-draw", "--server", address)
     assert code == 2 and out == "" and err.startswith(f"glip-export: {address!r} is no server's address: give one")
     assert len(err.splitlines()) == 1
+
+
+def test_a_password_in_an_address_is_refused_and_not_told(glip_export) -> None:
+    result = glip_export("detect", CAT, "--prompt", "cat", "--no-draw", "--server", "http://me:secret@127.0.0.1:9")
+    refused(result, "no user and password", "token")
+    assert "secret" not in result[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.progress import Progress, TextColumn
+from rich.progress import Progress
 
 from glip_export.cli import console as consoles
 from glip_export.cli import progress as bars
@@ -98,9 +98,9 @@ def test_markup_in_what_parity_found(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("make", [consoles.steps_progress, bars.pictures_progress])
 def test_markup_in_what_a_bar_tells(make) -> None:
     bar: Progress = make()
-    task = bar.add_task("comparing [/b] of a[b].onnx :smile:", total=3)
-    column = next(column for column in bar.columns if isinstance(column, TextColumn))
-    assert column.render(bar.tasks[task]).plain == "comparing [/b] of a[b].onnx :smile:"
+    task = bar.add_task("comparing [/b] of a[b].onnx :smile: \x1b[2J", total=3)
+    column = next(column for column in bar.columns if isinstance(column, consoles.Description))
+    assert column.render(bar.tasks[task]).plain == "comparing [/b] of a[b].onnx :smile: \\x1b[2J"
 
 
 def test_markup_is_off_on_the_console_of_every_command() -> None:

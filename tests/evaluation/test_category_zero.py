@@ -78,7 +78,7 @@ def test_category_zero_is_said_once(eval_coco, photos, tiny_bundle: Path, tmp_pa
     (tmp_path / "roboflow.json").write_text(json.dumps(content), encoding="utf-8")
     words = ["--images", photos[1], "--annotations", "roboflow.json", "--bundle", tiny_bundle, "--threads", 1]
     code, out, _ = eval_coco(*words, "--limit", 1, "--strict", "--json", "ap.json")
-    note = "not asked for, since nothing is an example of it: '[b]all[/b]' (id 0)"
+    note = "not asked for, as background or a super-class that no object has: '[b]all[/b]' (id 0)"
     assert code == 0 and out.count(note) == 1 and "3 categories" in out
     report = json.loads((tmp_path / "ap.json").read_text(encoding="utf-8"))
     assert report["notes"] == [note] and "[b]all[/b]" not in report["names"]
