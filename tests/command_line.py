@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pytest
 
 CAT = Path(__file__).parents[1] / "glip_export" / "data" / "pictures" / "cat.jpg"
 
@@ -15,3 +19,17 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
     assert len(lines) == 1 and "Traceback" not in out + err, err
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def ran(
+    main: Callable[[], None],
+    words: Sequence[object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> tuple[int, str, str]:
+    """The exit code, output and error output of an entry point given a command line, the program's name first."""
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    streams = capsys.readouterr()
+    return int(stopped.value.code or 0), streams.out, streams.err

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import ran
 
 from glip_export.cli import main
 
@@ -16,10 +16,6 @@ def glip_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-export", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        streams = capsys.readouterr()
-        return int(stopped.value.code or 0), streams.out, streams.err
+        return ran(main, ["glip-export", *words], monkeypatch, capsys)
 
     return run

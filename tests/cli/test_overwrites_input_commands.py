@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from command_line import CAT, refused
+from command_line import CAT, ran, refused
 from PIL import Image
 
 from glip_export.bench.cli import main as bench_main
@@ -40,11 +39,7 @@ def glip_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     """Runs glip-bench: its exit code, output and error output."""
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-bench", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            bench_main()
-        streams = capsys.readouterr()
-        return int(stopped.value.code or 0), streams.out, streams.err
+        return ran(bench_main, ["glip-bench", *words], monkeypatch, capsys)
 
     return run
 
