@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from plugins.host_kernels import HostKernels
+
     from glip_export.model.glip import Glip
 
 DATA = Path(__file__).parent / "data"
@@ -78,6 +80,24 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return load_model(weights, DEMO / "glip_demo.yaml", bert_config=DEMO / "bert_config.json")
 
     return _exported_once("demo", load, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
+    """The CUDA kernels as plain C++, built once for all of pytest's workers."""
+    from filelock import FileLock
+    from plugins.host_kernels import HostKernels, build, compiler
+
+    if compiler() is None:
+        pytest.skip("no C++ compiler: install g++, or name one in CXX")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    library = shared / "libglip_host_kernels.so"
+    with FileLock(shared / "host_kernels.lock"):
+        if not library.exists():
+            build(library)
+    return HostKernels(library)
 
 
 def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -69,15 +69,20 @@ class _Backend:
 
 
 def _open_torch(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
+    device, _, precision = precision.partition(":")
+    if device == "cuda":
+        from glip_export.runtime.torch_cuda.session import TorchCudaSession
+
+        return TorchCudaSession(bundle, precision)
     from glip_export.runtime.torch_session import TorchSession, load_reference
 
     return TorchSession(load_reference(bundle, weights), threads)
 
 
 def _torch_usable(bundle: Bundle | None) -> tuple[str, ...]:
-    import torch  # noqa: F401
+    import torch
 
-    return ("",)
+    return ("", "cuda", "cuda:fp32", "cuda:bf16") if torch.cuda.is_available() else ("",)
 
 
 def _open_onnxruntime(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
@@ -143,7 +148,9 @@ def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:
 
 
 _BACKENDS = {
-    "torch": _Backend(_open_torch, _torch_usable, "glip-export[export]"),
+    "torch": _Backend(
+        _open_torch, _torch_usable, "glip-export[export]", ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16")
+    ),
     "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", ("cpu", "cuda", "tensorrt", "rtx")),
     "openvino": _Backend(_open_openvino, _openvino_usable, "glip-export[openvino]", ("fp32", "bf16")),
     "tensorrt": _Backend(_open_tensorrt, _tensorrt_usable, "glip-export[cuda]", ("fp16", "fp32", "bf16")),
@@ -173,16 +180,24 @@ def _has_cuda(bundle: Bundle) -> bool:
     return has_cuda()
 
 
+def _torch_has_cuda(bundle: Bundle) -> bool:
+    try:
+        return "cuda" in _torch_usable(bundle)
+    except ImportError:
+        return False
+
+
 def _always(bundle: Bundle) -> bool:
     return True
 
 
-# What `auto` tries, in turn. Of the CPU's backends fp32 only: who takes a lower precision should have chosen it, as who
+# What `auto` tries, in turn. Beside built engines fp32 only: who takes a lower precision should have chosen it, as who
 # built engines in fp16 did.
 _FASTEST_FIRST: tuple[tuple[str, Callable[[Bundle], bool]], ...] = (
     ("tensorrt", _has_engines("tensorrt")),
     ("tensorrt_rtx", _has_engines("tensorrt_rtx")),
     ("onnxruntime:cuda", _has_cuda),
+    ("torch:cuda:fp32", _torch_has_cuda),
     ("openvino", _always),
     ("onnxruntime", _always),
 )

@@ -1,9 +1,4 @@
-"""The TensorRT backends: a bundle's engines on an NVIDIA GPU, feature maps and text features staying on it.
-
-A run is a chain on one stream: inputs from pinned memory, the engine (as a CUDA graph once its shapes have come twice),
-and only the detections back. Pictures have two input buffers and a stream of their own, so that the next batch is
-copied while this one is computed (`prefetch`).
-"""
+"""The TensorRT backends: a bundle's engines on an NVIDIA GPU; what all GPU sessions share is in cuda/session.py."""
 
 from __future__ import annotations
 
@@ -15,35 +10,26 @@ import numpy as np
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError, BundleError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, GraphSpec
+from glip_export.graphs.contracts import GRAPHS, GraphSpec
 from glip_export.runtime.cache import cache_folder
-from glip_export.runtime.cuda.arrays import stream_handle
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.engine import EngineRunner, Workspace
-from glip_export.runtime.cuda.inputs import Inputs
 from glip_export.runtime.cuda.library import Library
-from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.profiles import Range
-from glip_export.runtime.cuda.staging import OutputStaging
-from glip_export.runtime.session import F32, GraphSession
+from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
 from glip_export.trt.engine_set import ENGINES_JSON, PRECISIONS, EngineSet, folder_name, read_engine_set
 from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, find_gpu
 from glip_export.trt.gpus import Gpu, engine_targets, rtx_doubt, rtx_refusal, rtx_serves
 
 log = logging.getLogger(__name__)
 
-CUDA_GRAPHS = 8  # kept of each engine; one takes some megabytes
 _CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")  # outputs of engines without NMS
 
 
-class TensorRtSession(GraphSession):
-    """The three engines of a bundle; see `Session` for shapes.
+class TensorRtSession(DeviceSession):
+    """The three engines of a bundle; see `DeviceSession` for inputs and outputs, `Session` for shapes."""
 
-    Inputs are NumPy arrays, or arrays on the session's device of any library with DLPack or `__cuda_array_interface__`
-    (C-contiguous, of the graph's own dtype), which are not copied to the host. text_encoder and vision_backbone give
-    DeviceArrays, made for fusion_head, which NumPy and other libraries can read; fusion_head gives NumPy arrays. Not
-    for several threads at once.
-    """
+    _runners: dict[str, EngineRunner]
 
     def __init__(
         self,
@@ -65,69 +51,28 @@ class TensorRtSession(GraphSession):
         cuda_graphs: how many of each engine are kept, 0 for none. driver: for tests. Raises BackendError.
         """
         engines = open_engine_set(bundle, flavor, precision)
-        self._driver = driver = driver or CudaDriver(device)
-        self._gpu = Gpu(driver.name, "{}.{}".format(*driver.compute_capability))
+        super().__init__(driver or CudaDriver(device), stream)
         _check_gpu(engines, self._gpu)
         self.precision = engines.precision
         self.name = f"{flavor}:{self.precision}"
         self._bundle = bundle
-        with driver.active():
-            self.stream = driver.new_stream() if stream is None else stream_handle(stream)
-            self._pool = Pool(driver)
-            self._inputs = Inputs(self._pool, self.stream)
+        with self._driver.active():
             self._library = _load_library(bundle, engines)
+            self.library = self._library.title
             graphs = 0 if self._library.makes_graphs else cuda_graphs
             self._workspace = Workspace(self._pool)
-            self._engines = {name: self._load(spec, engines, graphs) for name, spec in GRAPHS.items()}
-            self._staging = OutputStaging(driver)
+            self._runners = {name: self._load(spec, engines, graphs) for name, spec in GRAPHS.items()}
         self._plans_saved = 0
 
-    def prefetch(self, images: F32) -> None:
-        """Starts the copy of the next batch, while the last one is still computed; (B, 3, H, W), unchanged from now on.
-
-        `vision_backbone` of the very same array then finds it on the device. Two may be under way.
-        """
-        with self._driver.active():
-            self._inputs.prefetch(images)
-
-    def synchronize(self) -> None:
-        """Waits for all that was asked for; text_encoder and vision_backbone return before they are done."""
-        with self._driver.active():
-            self._driver.synchronize(self.stream)
-
     def close(self) -> None:
-        """Waits, keeps what RTX compiled, and lets go of graphs and memory; the session is of no use afterwards."""
+        """Also keeps what RTX compiled."""
         self.synchronize()
         with self._driver.active():
             self._library.save_caches()
-            for engine in self._engines.values():
-                engine.graphs.clear()
-            self._engines.clear()
-            del self._inputs, self._workspace
-            self._pool.trim()
-
-    def describe(self) -> dict[str, Any]:
-        """What a report says of the session: the GPU, the library, memory and CUDA graphs."""
-        return {
-            "gpu": self._gpu.name,
-            "compute_capability": self._gpu.compute_capability,
-            "library": self._library.title,
-            "precision": self.precision,
-            "device_memory_mb": self._pool.allocated / 1e6,
-            "cuda_graphs": {name: len(engine.graphs) for name, engine in self._engines.items()},
-            "cuda_graph_trouble": {n: e.graphs.trouble for n, e in self._engines.items() if e.graphs.trouble},
-        }
-
-    def _run(self, spec: GraphSpec, arrays: tuple[Any, ...]) -> list[Any]:
+        super().close()
         with self._driver.active():
-            engine = self._engines[spec.name]
-            outputs = engine.run(self._inputs.bind(spec, arrays), self.stream)
-            self._inputs.done()
-            if spec.name != FUSION_HEAD.name:
-                return [outputs[tensor.name] for tensor in spec.outputs]
-            found = self._staging.fetch(outputs, self.stream)
-            self._save_new_kernels()
-        return self._detections(found)
+            del self._workspace
+            self._pool.trim()
 
     def _load(self, spec: GraphSpec, engines: EngineSet, graphs: int) -> EngineRunner:
         entry = engines.graphs[spec.name]
@@ -137,23 +82,21 @@ class TensorRtSession(GraphSession):
         profiles = [_ranges(profile) for profile in entry.profiles]
         return EngineRunner(self._library, data, spec, profiles, self._pool, self._workspace, graphs, rebuild)
 
-    def _save_new_kernels(self) -> None:
-        plans = sum(len(engine.plans) for engine in self._engines.values())
+    def _head_has_run(self) -> None:
+        """Keeps the kernels that RTX compiled for new shapes."""
+        plans = sum(len(runner.plans) for runner in self._runners.values())
         if plans != self._plans_saved:
             self._library.save_caches()
             self._plans_saved = plans
 
-    def _detections(self, found: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        arrays = [found[name] for name in FUSION_HEAD.output_names if name in found]
-        if not arrays:
-            from glip_export.runtime.host_nms import finish
+    def _detections(self, found: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        if _CANDIDATES[0] not in found:
+            return super()._detections(found)
+        from glip_export.runtime.host_nms import finish
 
-            detection = self._bundle.config.detection
-            boxes, scores, labels = (found[name] for name in _CANDIDATES)
-            arrays = list(finish(boxes, scores, labels, detection.nms_threshold, detection.detections_per_image))
-        return [
-            array.astype(tensor.dtype, copy=False) for tensor, array in zip(FUSION_HEAD.outputs, arrays, strict=True)
-        ]
+        detection = self._bundle.config.detection
+        boxes, scores, labels = (found[name] for name in _CANDIDATES)
+        return finish(boxes, scores, labels, detection.nms_threshold, detection.detections_per_image)
 
 
 def open_engine_set(bundle: Bundle, flavor: str, precision: str = "") -> EngineSet:

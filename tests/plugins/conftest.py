@@ -1,29 +1,11 @@
-"""The host shim, built once for all of pytest's workers."""
+"""What the plugins' tests share; the kernels as C++ are in tests/conftest.py."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
-from host_kernels import HostKernels, build, compiler
-
-
-@pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
-    """The CUDA kernels as plain C++."""
-    if compiler() is None:
-        pytest.skip("no C++ compiler: install g++, or name one in CXX")
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    library = shared / "libglip_host_kernels.so"
-    with FileLock(shared / "host_kernels.lock"):
-        if not library.exists():
-            build(library)
-    return HostKernels(library)
 
 
 @pytest.fixture

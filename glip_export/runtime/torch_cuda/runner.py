@@ -1,0 +1,170 @@
+"""One program at work on a stream: memory that the session owns, and CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from glip_export.config import GlipConfig
+from glip_export.errors import BackendError
+from glip_export.graphs.contracts import VISION_BACKBONE, GraphSpec, fixed_axes, pyramid_axes
+from glip_export.runtime.cuda.arrays import DeviceArray
+from glip_export.runtime.cuda.dlpack import make_capsule
+from glip_export.runtime.cuda.graphs import Captured, GraphCache
+from glip_export.runtime.cuda.pool import Pool
+from glip_export.runtime.cuda.profiles import Shape
+from glip_export.runtime.session import one_line
+from glip_export.runtime.torch_cuda.program import Plan, Program
+
+Work = Callable[[], None]
+
+
+class Streams(Protocol):
+    """How PyTorch's calls are put on a stream, and captured from it."""
+
+    def run(self, work: Work, stream: int) -> None:
+        """The calls that `work` makes are put on the stream."""
+        ...
+
+    def capture(self, work: Work, stream: int) -> Captured:
+        """The graph of the calls, which has not run yet. Raises BackendError where they cannot be captured."""
+        ...
+
+
+class CudaStreams:
+    """PyTorch's own way, in its own memory: all graphs of one object share it, as they run one after another."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._memory = torch.cuda.graph_pool_handle()
+
+    def run(self, work: Work, stream: int) -> None:
+        """See `Streams`."""
+        with self._on(stream):
+            work()
+
+    def capture(self, work: Work, stream: int) -> Captured:
+        """See `Streams`; what other threads do meanwhile is neither captured nor forbidden."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with self._on(stream):
+                graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
+                try:
+                    work()
+                finally:
+                    graph.capture_end()
+        except RuntimeError as error:
+            raise BackendError(one_line(error)) from error
+
+        def launch() -> None:
+            with self._on(stream):
+                graph.replay()
+
+        def free(held: Work = work) -> None:  # the constants that the graph reads live as long as the graph
+            torch.cuda.ExternalStream(stream, device=self._device).synchronize()
+            graph.reset()
+
+        return Captured(launch, free)
+
+    @contextmanager
+    def _on(self, stream: int) -> Iterator[None]:
+        with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._device)):
+            yield
+
+
+class TorchRunner:
+    """One graph of a bundle in PyTorch; see `DeviceSession` for what a runner does."""
+
+    def __init__(
+        self, program: Program, spec: GraphSpec, config: GlipConfig, pool: Pool, graphs: int, streams: Streams
+    ) -> None:
+        self.graphs = GraphCache(graphs)
+        self._program = program
+        self._spec = spec
+        self._fixed = fixed_axes(config)
+        self._pool = pool
+        self._streams = streams
+
+    def run(self, given: Mapping[str, tuple[int, Shape]], stream: int) -> dict[str, DeviceArray]:
+        """Puts one run on the stream; given: each input's address and shape. Its outputs, by name.
+
+        Raises BackendError for shapes that the graph does not take, or if PyTorch refuses to run.
+        """
+        shapes = tuple(given[name][1] for name in self._program.inputs)
+        outputs = {name: DeviceArray(self._pool, shape, dtype, stream) for name, shape, dtype in self._outputs(given)}
+        inputs = {t.name: self._tensor(*given[t.name], np.dtype(t.dtype)) for t in self._spec.inputs}
+        targets = {name: self._tensor(array.pointer, array.shape, array.dtype) for name, array in outputs.items()}
+        plan = self._program.plan(shapes)
+
+        def work() -> None:
+            with torch.inference_mode(), exact_products():
+                for name, result in zip(self._program.outputs, plan.run(inputs), strict=True):
+                    targets[name].copy_(result)
+
+        def plain() -> None:
+            try:
+                self._streams.run(work, stream)
+            except RuntimeError as error:
+                raise BackendError(f"PyTorch failed in {self._spec.name}: {one_line(error)}") from error
+
+        def capture() -> tuple[Captured | None, str]:
+            return self._capture(plan, work, plain, stream)
+
+        key = (shapes, *(pointer for pointer, _ in given.values()), *(a.pointer for a in outputs.values()), stream)
+        self.graphs.run(key, plain, capture)
+        return outputs
+
+    def _capture(self, plan: Plan, work: Work, plain: Work, stream: int) -> tuple[Captured | None, str]:
+        if not plan.traced:  # its first run was so long ago that the calls were forgotten
+            plain()
+            return None, ""
+        try:
+            captured = self._streams.capture(work, stream)
+        except BackendError as error:
+            plain()
+            return None, str(error)
+        captured.launch()
+        return captured, ""
+
+    def _outputs(self, given: Mapping[str, tuple[int, Shape]]) -> Iterator[tuple[str, Shape, np.dtype]]:
+        """The contract's outputs for the shapes at hand."""
+        axes: dict[Any, int] = dict(self._fixed)
+        for tensor in self._spec.inputs:
+            shape = given[tensor.name][1]
+            if len(shape) != len(tensor.axes):
+                raise BackendError(f"{self._spec.name}: {tensor.name} has shape {shape}, not {len(tensor.axes)} axes")
+            axes.update(zip(tensor.axes, shape, strict=True))
+        if self._spec.name == VISION_BACKBONE.name:
+            axes.update(pyramid_axes(axes["H"], axes["W"]))
+        for tensor in self._spec.outputs:
+            shape = tuple(axis if isinstance(axis, int) else axes[axis] for axis in tensor.axes)
+            yield tensor.name, shape, np.dtype(tensor.dtype)
+
+    def _tensor(self, pointer: int, shape: Shape, dtype: np.dtype) -> torch.Tensor:
+        """Memory on the session's stream as a tensor; nothing is copied, waited for or kept."""
+        device = self._pool.driver.dlpack_device
+        return torch.from_dlpack(make_capsule(None, pointer, shape, dtype, device))
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Inside, products of float32 are of float32, and sums of half precision are in float32, whatever a program set."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    wanted: tuple[tuple[Any, str, Any], ...] = (
+        (matmul, "fp32_precision", "ieee"),
+        (cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]  # which it makes as it is loaded
+        (matmul, "allow_fp16_reduced_precision_reduction", False),
+        (matmul, "allow_bf16_reduced_precision_reduction", False),
+    )
+    before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
+    try:
+        for where, name, value in wanted:
+            setattr(where, name, value)
+        yield
+    finally:
+        for where, name, value in before:
+            setattr(where, name, value)

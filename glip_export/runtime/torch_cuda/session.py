@@ -1,0 +1,74 @@
+"""The backend torch:cuda, for a GPU on which there is PyTorch and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir
+import torch
+
+from glip_export.bundle import Bundle
+from glip_export.errors import BackendError
+from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.precision import PRECISIONS, convert
+from glip_export.runtime.cuda.driver import CudaDriver, Driver
+from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
+from glip_export.runtime.torch_cuda.program import Program
+from glip_export.runtime.torch_cuda.runner import CudaStreams, Streams, TorchRunner
+from glip_export.trt.lowering import lower
+
+DEFAULT_PRECISION = "fp16"
+
+
+class TorchCudaSession(DeviceSession):
+    """The bundle's graphs in PyTorch; see `DeviceSession` for inputs and outputs, `Session` for shapes.
+
+    They are the graphs that TensorRT is given: folded, with the same islands of float32, and with the deformable
+    convolution's columns and the NMS in our own CUDA kernels. The weights are the bundle's, in the ONNX files' external
+    data: the checkpoint is not needed.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str = "",
+        *,
+        device: int | None = None,
+        stream: Any = None,
+        cuda_graphs: int = CUDA_GRAPHS,
+        compiler: str = "",
+        driver: Driver | None = None,
+        streams: Streams | None = None,
+    ) -> None:
+        """Loads the graphs onto the GPU.
+
+        precision: fp16 (the default), bf16 or fp32. device, stream, cuda_graphs: see `TensorRtSession`. compiler: a
+        backend of torch.compile, such as "inductor", for all that is not our kernels; the first run of a shape then
+        takes minutes. driver, streams: for tests. Raises BackendError where PyTorch has no GPU.
+        """
+        self.precision = precision or DEFAULT_PRECISION
+        if self.precision not in PRECISIONS:
+            raise BackendError(f"torch:cuda has no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+        self.name = f"torch:cuda:{self.precision}"
+        self.library = f"PyTorch {torch.__version__}"
+        super().__init__(driver or _driver(device), stream)
+        where = torch.device("cuda", self._driver.device) if driver is None else torch.device("cpu")
+        with self._driver.active():
+            streams = streams or CudaStreams(where)
+            for spec in GRAPHS.values():
+                program = Program(self._lowered(bundle, spec), where, compiler)
+                runner = TorchRunner(program, spec, bundle.config, self._pool, cuda_graphs, streams)
+                self._runners[spec.name] = runner
+
+    def _lowered(self, bundle: Bundle, spec: GraphSpec) -> onnx_ir.Model:
+        model = onnx_ir.load(bundle.graph_path(spec.name))
+        return lower(convert(model, spec, self.precision), spec, bundle.config)
+
+
+def _driver(device: int | None) -> CudaDriver:
+    if not torch.cuda.is_available():
+        raise BackendError(
+            f"torch:cuda needs an NVIDIA GPU, its driver and a PyTorch for CUDA; PyTorch {torch.__version__} finds none"
+        )
+    torch.cuda.init()
+    return CudaDriver(device)

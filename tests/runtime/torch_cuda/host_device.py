@@ -1,0 +1,60 @@
+"""torch:cuda without a GPU: the fake driver's memory and streams, and our CUDA kernels compiled as C++."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from plugins.host_kernels import HostKernels
+from runtime.cuda.fake_driver import FakeDriver
+
+from glip_export.bundle import Bundle
+from glip_export.runtime.cuda.graphs import Captured
+from glip_export.runtime.torch_cuda import kernels
+from glip_export.runtime.torch_cuda.session import TorchCudaSession
+
+
+class HostStreams:
+    """Implements `glip_export.runtime.torch_cuda.runner.Streams`: work waits on the fake driver's streams."""
+
+    def __init__(self, driver: FakeDriver) -> None:
+        self.driver = driver
+        self.runs = 0  # not those of a graph
+
+    def run(self, work: Callable[[], None], stream: int) -> None:
+        self.runs += 1
+        self.driver.put(stream, work)
+
+    def capture(self, work: Callable[[], None], stream: int) -> Captured:
+        driver = self.driver
+        driver.begin_capture(stream)
+        driver.put(stream, work)
+        graph = driver.end_capture(stream)
+        return Captured(lambda: driver.launch(graph, stream), lambda: driver.free_graph(graph))
+
+
+def open_on_host(bundle: Bundle, host: HostKernels, precision: str = "fp32", **words: Any) -> TorchCudaSession:
+    """The session as on a GPU."""
+    use_host_kernels(host)
+    driver = words.pop("driver", None) or FakeDriver()
+    return TorchCudaSession(bundle, precision, driver=driver, streams=HostStreams(driver), **words)
+
+
+@lru_cache(maxsize=1)
+def use_host_kernels(host: HostKernels) -> None:
+    """Once a process: our two operators for tensors on the CPU."""
+
+    @kernels.deform_im2col.register_kernel("cpu")
+    def _(x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, stride: int) -> torch.Tensor:
+        arrays = (tensor.contiguous().numpy() for tensor in (x, offset, mask))
+        return torch.from_numpy(np.ascontiguousarray(host.im2col(*arrays, stride)))
+
+    @kernels.nms.register_kernel("cpu")
+    def _(
+        boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, iou_threshold: float, max_detections: int
+    ) -> tuple[torch.Tensor, ...]:
+        arrays = (tensor.contiguous().numpy() for tensor in (boxes, scores, labels))
+        return tuple(map(torch.from_numpy, map(np.ascontiguousarray, host.nms(*arrays, iou_threshold, max_detections))))
