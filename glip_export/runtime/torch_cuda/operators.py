@@ -14,7 +14,7 @@ import onnx_ir
 import torch
 from torch.nn import functional as F
 
-from glip_export.runtime.torch_cuda import kernels
+from glip_export.runtime.torch_cuda import kernels  # noqa: F401  registers our operators
 from glip_export.trt.nodes import DEFORM_IM2COL, NMS
 
 DTYPES = {
@@ -112,7 +112,7 @@ def _cast_like(node: onnx_ir.Node, x: torch.Tensor, like: torch.Tensor) -> Call:
 
 @_operator("Identity")
 def _identity(node: onnx_ir.Node, x: torch.Tensor) -> Call:
-    return torch.Tensor.view_as, x, x
+    return alias, x
 
 
 # -- products and convolutions
@@ -141,13 +141,13 @@ def _conv(node: onnx_ir.Node, x: torch.Tensor, weight: torch.Tensor, bias: torch
 
 @_operator(DEFORM_IM2COL)
 def _deform_im2col(node: onnx_ir.Node, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor) -> Call:
-    return kernels.deform_im2col, x, offset, mask, _attribute(node, "stride", 1)
+    return torch.ops.glip_export.deform_im2col.default, x, offset, mask, _attribute(node, "stride", 1)
 
 
 @_operator(NMS)
 def _nms(node: onnx_ir.Node, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> Call:
     threshold, detections = node.attributes["iou_threshold"].as_float(), node.attributes["max_detections"].as_int()
-    return kernels.nms, boxes, scores, labels, threshold, detections
+    return torch.ops.glip_export.nms.default, boxes, scores, labels, threshold, detections
 
 
 # -- norms and reductions
@@ -169,18 +169,17 @@ def _softmax(node: onnx_ir.Node, x: torch.Tensor) -> Call:
     return torch.softmax, x, _attribute(node, "axis", -1)
 
 
-_REDUCTIONS: dict[str, Callable[..., Any]] = {
-    "ReduceL2": torch.linalg.vector_norm, "ReduceMax": torch.amax, "ReduceMean": torch.mean, "ReduceMin": torch.amin,
-    "ReduceSum": torch.sum,
+_REDUCTIONS: dict[str, tuple[Any, ...]] = {  # what stands before the axes
+    "ReduceL2": (torch.linalg.vector_norm, 2), "ReduceMax": (torch.amax,), "ReduceMean": (torch.mean,),
+    "ReduceMin": (torch.amin,), "ReduceSum": (torch.sum,),
 }  # fmt: skip
 
 
 @_operator(*_REDUCTIONS, static=(1,))
 def _reduce(node: onnx_ir.Node, x: torch.Tensor, axes: list[int] | None = None) -> Call:
     _insist(node, noop_with_empty_axes=0)
-    reduce, keep = _REDUCTIONS[node.op_type], bool(_attribute(node, "keepdims", 1))
-    axes = axes or list(range(x.ndim))
-    return (over_axes, reduce, x, axes, keep) if reduce is not torch.linalg.vector_norm else (l2_norm, x, axes, keep)
+    reduce, *before = _REDUCTIONS[node.op_type]
+    return reduce, x, *before, axes or list(range(x.ndim)), bool(_attribute(node, "keepdims", 1))
 
 
 @_operator("TopK", static=(1,))
@@ -322,6 +321,11 @@ def _resize(node: onnx_ir.Node, x: torch.Tensor, roi: Any = None, scales: Any = 
 # -- the functions that calls name where PyTorch has none of the same arguments
 
 
+def alias(x: torch.Tensor) -> torch.Tensor:
+    """The same values in the same memory, as another tensor."""
+    return x.view_as(x)
+
+
 def truncated_quotient(a: Any, b: Any) -> torch.Tensor:
     """a / b of integers, towards zero."""
     return torch.div(a, b, rounding_mode="trunc")
@@ -349,16 +353,6 @@ def gelu(x: torch.Tensor, approximate: str) -> torch.Tensor:
 def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """x in another type."""
     return x.to(dtype)
-
-
-def over_axes(reduce: Callable[..., torch.Tensor], x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
-    """A reduction."""
-    return reduce(x, dim=axes, keepdim=keep)
-
-
-def l2_norm(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
-    """Vectors' lengths."""
-    return torch.linalg.vector_norm(x, dim=axes, keepdim=keep)
 
 
 def concat(axis: int, *values: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 
 from glip_export.errors import BackendError
 from glip_export.runtime.session import one_line
-from glip_export.runtime.torch_cuda.operators import DTYPES, OPERATORS
+from glip_export.runtime.torch_cuda.operators import DTYPES, OPERATORS, alias
 
 KEPT_PLANS = 64  # sets of shapes; one takes about a megabyte of the host's memory
 
@@ -254,8 +254,8 @@ def apply(
         call = operator.handler(node, *given)
         made = call[0](*call[1:])
         if any(made is argument for argument in given):  # a cast to its own type: two values are two tensors
-            call = (torch.Tensor.view_as, made, made)
-            made = made.view_as(made)
+            call = (alias, made)
+            made = alias(made)
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise BackendError(f"torch:cuda cannot run the node {node.name} ({node.op_type}): {one_line(error)}") from error
     results = [made] if isinstance(made, torch.Tensor) else list(made)
