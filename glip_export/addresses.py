@@ -66,6 +66,17 @@ def pointer_to(array: Any, dtype: npt.DTypeLike | None = None, written: bool = F
     return holding(ctypes.c_void_p(array.ctypes.data), array)
 
 
+def in_stream_order(tensor: Any) -> int:
+    """The address of a PyTorch tensor's values, for what is put on PyTorch's current stream at once.
+
+    A number is enough there: PyTorch gives a tensor's memory away again only to what comes later on that stream. Raises
+    ValueError for a tensor that is not contiguous.
+    """
+    if not tensor.is_contiguous():
+        raise ValueError(f"the tensor of shape {tuple(tensor.shape)} is not contiguous")
+    return int(tensor.data_ptr())
+
+
 def table_of(pointers: Iterable[ctypes.c_void_p]) -> ctypes.Array[ctypes.c_void_p]:
     """Addresses as C has them in an array, which holds what they hold."""
     pointers = tuple(pointers)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glip_export.addresses import Array, Arrays, holding, pointer_to, table_of
+from glip_export.addresses import Array, Arrays, holding, in_stream_order, pointer_to, table_of
 
 PACKAGE = Path(__file__).parents[1] / "glip_export"
 
@@ -47,6 +47,14 @@ def test_a_table_holds_the_arrays_of_its_pointers() -> None:
     del table
     gc.collect()
     assert alive() is None
+
+
+def test_a_tensor_for_a_stream() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros(2, 3)
+    assert in_stream_order(tensor) == tensor.data_ptr()
+    with pytest.raises(ValueError, match="not contiguous"):
+        in_stream_order(tensor.T)
 
 
 def test_holding_more_keeps_what_was_held() -> None:
@@ -124,4 +132,4 @@ def test_no_other_file_takes_the_address_of_an_array() -> None:
         if isinstance(node, ast.Attribute) and node.attr in words
     }
     # byref holds what it points to; the numbers of one call to the driver are the caller's own.
-    assert found == {"addresses.py: ctypes", "trt/flavor.py: byref"}
+    assert found == {"addresses.py: ctypes", "addresses.py: data_ptr", "trt/flavor.py: byref"}

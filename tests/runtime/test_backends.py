@@ -79,10 +79,8 @@ def test_unknown_words_are_told_with_what_there_is(opened: list[tuple], word: st
     assert not opened
 
 
-def test_auto_takes_tensorrt_then_cuda_then_openvino_then_onnxruntime(
-    opened: list[tuple], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order = ["tensorrt", "tensorrt_rtx", "onnxruntime:cuda", "openvino", "onnxruntime"]
+def test_auto_takes_what_is_fastest_first(opened: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    order = ["tensorrt", "tensorrt_rtx", "onnxruntime:cuda", "torch:cuda:fp32", "openvino", "onnxruntime"]
     assert [word for word, _ in backends._FASTEST_FIRST] == order
     words = []
     for works in range(len(order)):
@@ -90,7 +88,7 @@ def test_auto_takes_tensorrt_then_cuda_then_openvino_then_onnxruntime(
         monkeypatch.setattr(backends, "_FASTEST_FIRST", told)
         words.append(open_session(BUNDLE, "auto", 2).name)
     assert words == [word.partition(":")[0] for word in order]
-    assert opened[2] == ("onnxruntime", 2, None, "cuda")
+    assert opened[2:4] == [("onnxruntime", 2, None, "cuda"), ("torch", 2, None, "cuda:fp32")]
 
 
 def test_auto_passes_by_what_does_not_work(opened: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +134,7 @@ def test_auto_takes_no_library_that_lacks_code_for_the_gpu(
     gpu_providers = ["CUDAExecutionProvider", "TensorrtExecutionProvider"]
     monkeypatch.setattr(onnxruntime_providers.onnxruntime, "get_available_providers", lambda: gpu_providers)
     monkeypatch.setattr(tensorrt_session, "named_targets", lambda *_: ())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     files = dict.fromkeys(("tensorrt-fp16/engines.json", "tensorrt_rtx-fp16/engines.json"))
     bundle = SimpleNamespace(path=Path("engines/tiny"), files=files)
     served_by_rtx = compute_capability in ("8.6", "8.9", "12.0")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from glip_export.addresses import in_stream_order
 from glip_export.trt.kernels import KernelModule
 from glip_export.trt.launches import Launch, im2col_launches, nms_launches, nms_workspace_bytes
 
@@ -29,7 +30,7 @@ def deform_im2col(x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, str
     columns = _empty_columns(x, offset, mask, stride)
     (batch, channels, height, width), (out_height, out_width) = x.shape, offset.shape[2:]
     sizes = (batch, channels, height, width, out_height, out_width, stride)
-    pointers = (x.data_ptr(), offset.data_ptr(), mask.data_ptr(), columns.data_ptr())
+    pointers = [in_stream_order(tensor) for tensor in (x, offset, mask, columns)]
     _launch(im2col_launches(_NUMPY[x.dtype], *sizes, *pointers), x)
     return columns
 
@@ -55,7 +56,7 @@ def nms(
     batch, candidates = scores.shape
     found = _empty_detections(boxes, scores, labels, iou_threshold, max_detections)
     workspace = boxes.new_empty(nms_workspace_bytes(batch, candidates, max_detections), dtype=torch.uint8)
-    pointers = (tensor.data_ptr() for tensor in (boxes, scores, labels, *found, workspace))
+    pointers = [in_stream_order(tensor) for tensor in (boxes, scores, labels, *found, workspace)]
     _launch(nms_launches(batch, candidates, max_detections, iou_threshold, *pointers), boxes)
     return found
 
@@ -74,6 +75,5 @@ def _empty_detections(
 
 
 def _launch(launches: Sequence[Launch], on: torch.Tensor) -> None:
-    # Addresses, not arrays: PyTorch uses a tensor's memory again only for what comes later on the same stream.
     with torch.cuda.device(on.device):
         KernelModule.current().launch(launches, torch.cuda.current_stream(on.device).cuda_stream)

@@ -90,7 +90,7 @@ class Program:
         if value.const_value is None or value.dtype not in DTYPES:
             raise BackendError(f"the graph's constant {value.name} is {value.dtype}, which torch:cuda does not take")
         tensor = _to_torch(value.const_value)
-        if not tensor.is_floating_point() or tensor.numel() == 1:
+        if not tensor.is_floating_point() or tensor.numel() == 1 or _is_static(value):
             return Known(tensor)
         tensor = tensor.to(self.device)
         convolves = tensor.ndim == 4 and any(node.op_type == "Conv" for node, _ in value.uses())
@@ -279,6 +279,11 @@ def _as_given(
     if isinstance(argument, Known) and place == 1 and argument.value.numel() == 1 and node.op_type in _TAKE_NUMBERS:
         return argument.value.item()
     return program.on_device(argument)
+
+
+def _is_static(value: onnx_ir.Value) -> bool:
+    """Whether a node takes it as a list."""
+    return any(node.op_type in OPERATORS and place in OPERATORS[node.op_type].static for node, place in value.uses())
 
 
 def _uses(program: Program) -> dict[str, int]:
