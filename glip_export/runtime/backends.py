@@ -1,20 +1,27 @@
 """The backends by name; each is imported only when it is opened.
 
-A backend's word is NAME, or NAME:PRECISION where it offers several (of onnxruntime NAME:PROVIDER); `auto` takes the
-fastest that works here.
+A backend's word is NAME, or NAME:PRECISION where it offers several (of onnxruntime NAME:PROVIDER[:PRECISION]); `auto`
+takes the fastest that works here.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.processes import thread_count
 from glip_export.runtime.session import Session
 from glip_export.trt.gpus import rtx_serves
+
+if TYPE_CHECKING:
+    from glip_export.runtime.cuda.driver import Driver
+
+log = logging.getLogger(__name__)
 
 AUTO = "auto"
 
@@ -86,15 +93,37 @@ def _torch_usable(bundle: Bundle | None) -> tuple[str, ...]:
 
 
 def _open_onnxruntime(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
+    from glip_export.runtime.onnxruntime_providers import CPU, CUDA, ON_DEVICE, has_cuda, split_word
     from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
 
+    provider, _ = split_word(precision or (CUDA if has_cuda() else CPU))
+    driver = _cuda_driver() if provider in ON_DEVICE else None
+    if driver is not None:
+        from glip_export.runtime.onnxruntime_cuda_session import OnnxRuntimeCudaSession
+
+        try:
+            return OnnxRuntimeCudaSession(bundle, threads, precision or CUDA, driver=driver)
+        except BackendError:
+            if precision:  # else nobody asked for CUDA, and the CPU will do
+                raise
     return OnnxRuntimeSession(bundle, threads, precision)
 
 
-def _onnxruntime_usable(bundle: Bundle | None) -> tuple[str, ...]:
-    from glip_export.runtime.onnxruntime_providers import CPU, CUDA, usable_providers
+def _cuda_driver() -> Driver | None:
+    """None where the package is missing: then ONNX Runtime's CUDA gives features back to the host between graphs."""
+    from glip_export.runtime.cuda.driver import CudaDriver
 
-    words = usable_providers()  # the default is the CPU, or CUDA where it works
+    try:
+        return CudaDriver()
+    except BackendError as error:
+        log.info("features go through the host's memory: %s", error)
+        return None
+
+
+def _onnxruntime_usable(bundle: Bundle | None) -> tuple[str, ...]:
+    from glip_export.runtime.onnxruntime_providers import CPU, CUDA, usable_words
+
+    words = usable_words()  # the default is the CPU, or CUDA where it works
     return ("", *(word for word in words if word != (CUDA if CUDA in words else CPU)))
 
 
@@ -147,11 +176,12 @@ def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:
     return _tensorrt_usable(bundle, "tensorrt_rtx")
 
 
+_PROVIDERS = ("cpu", "cuda", "cuda:fp32", "cuda:fp16", "tensorrt", "rtx")  # onnxruntime_providers.words
 _BACKENDS = {
     "torch": _Backend(
         _open_torch, _torch_usable, "glip-export[export]", ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16")
     ),
-    "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", ("cpu", "cuda", "tensorrt", "rtx")),
+    "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", _PROVIDERS),
     "openvino": _Backend(_open_openvino, _openvino_usable, "glip-export[openvino]", ("fp32", "bf16")),
     "tensorrt": _Backend(_open_tensorrt, _tensorrt_usable, "glip-export[cuda]", ("fp16", "fp32", "bf16")),
     "tensorrt_rtx": _Backend(_open_tensorrt_rtx, _tensorrt_rtx_usable, "glip-export[cuda]", ("fp16", "fp32", "bf16")),

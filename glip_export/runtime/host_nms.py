@@ -6,6 +6,8 @@ import numpy as np
 
 from glip_export.results.nms import overlaps
 
+CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")  # outputs of a fusion head without NMS
+
 
 def finish(
     boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float, detections: int

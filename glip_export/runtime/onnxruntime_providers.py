@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,8 @@ import onnxruntime
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.runtime.cache import cache_folder, graphs_key
+from glip_export.runtime.cache import cache_folder
+from glip_export.runtime.onnxruntime_graphs import made_key
 from glip_export.runtime.session import one_line
 from glip_export.trt.flavor import find_gpu, is_installed
 from glip_export.trt.gpus import RTX_DEFAULT, cuda_doubt, cuda_serves, rtx_doubt, rtx_refusal, rtx_serves, targets_words
@@ -26,6 +27,9 @@ PROVIDERS = {
     TENSORRT: "TensorrtExecutionProvider",
     RTX: "NvTensorRTRTXExecutionProvider",
 }
+PRECISIONS = {CUDA: ("fp32", "fp16")}  # of others only the bundle's own
+ON_DEVICE = (CUDA, TENSORRT)  # take memory and a stream of our own
+NATIVE = (TENSORRT, RTX)  # run the fusion head in TensorRT's own operators
 _AFTER = {CPU: (), CUDA: (CPU,), TENSORRT: (CUDA, CPU), RTX: (CPU,)}  # what takes the nodes that it does not
 _RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"  # a provider that is loaded into the plain onnxruntime
 _NEEDS = {
@@ -47,16 +51,50 @@ def usable_providers() -> tuple[str, ...]:
     return (CPU, *words)
 
 
+def words() -> tuple[str, ...]:
+    """All that `split_word` takes."""
+    return tuple(word for provider in PROVIDERS for word in (provider, *_with_precision(provider)))
+
+
+def usable_words() -> tuple[str, ...]:
+    """Those of `words` that this machine can run, cpu first; cuda:fp32 is cuda, and not said twice."""
+    found: list[str] = []
+    for provider in usable_providers():
+        found.append(provider)
+        if is_installed("onnx_ir"):  # which converts
+            found += _with_precision(provider)[1:]
+    return tuple(found)
+
+
+def split_word(word: str) -> tuple[str, str]:
+    """A provider's word and the precision: cuda:fp16 -> cuda, fp16. Raises BackendError for another."""
+    if word not in words():
+        raise BackendError(f"ONNX Runtime has no {word!r}: choose one of {', '.join(words())}")
+    provider, _, precision = word.partition(":")
+    return provider, precision or "fp32"
+
+
+def session_name(provider: str, precision: str) -> str:
+    """The backend's word: onnxruntime, onnxruntime:cuda, onnxruntime:cuda:fp16."""
+    parts = ["onnxruntime", *([provider] if provider != CPU else []), *([precision] if precision != "fp32" else [])]
+    return ":".join(parts)
+
+
+def _with_precision(provider: str) -> tuple[str, ...]:
+    return tuple(f"{provider}:{precision}" for precision in PRECISIONS.get(provider, ()))
+
+
 def has_cuda() -> bool:
     """Whether ONNX Runtime was built for CUDA and the driver finds a device that it serves; its name says neither."""
     return CUDA in usable_providers()
 
 
-def configure(word: str, options: Any, bundle: Bundle) -> list[Any]:
+def configure(word: str, options: Any, bundle: Bundle, device: Mapping[str, str] | None = None) -> list[Any]:
     """Readies SessionOptions for a provider; returns what InferenceSession takes as `providers`.
 
-    TensorRT's engines and RTX's kernels are kept in the bundle's cache folder. Raises BackendError, with what to
-    install, if the provider is not there, or what else to use on a GPU that it cannot serve.
+    device: options that say on which device and stream CUDA and TensorRT put their work. TensorRT's engines and RTX's
+    kernels are kept in the bundle's cache folder. Raises BackendError, with what to install, if the provider is not
+    there, or what else to use on a GPU that it cannot serve.
     """
     if word != CPU:
         _check_gpu(word)
@@ -70,7 +108,7 @@ def configure(word: str, options: Any, bundle: Bundle) -> list[Any]:
         )
     if word != CPU:
         onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip installed them
-    return [(PROVIDERS[name], _options(name, bundle)) for name in (word, *_AFTER[word])]
+    return [(PROVIDERS[name], {**_options(name, bundle), **_on_device(name, device)}) for name in (word, *_AFTER[word])]
 
 
 def check_active(word: str, active: Sequence[str]) -> None:
@@ -102,10 +140,14 @@ def _options(word: str, bundle: Bundle) -> dict[str, str]:
     return _cache_options(word, bundle)
 
 
+def _on_device(word: str, device: Mapping[str, str] | None) -> Mapping[str, str]:
+    return device or {} if word in (CUDA, TENSORRT) else {}
+
+
 def _cache_options(word: str, bundle: Bundle) -> dict[str, str]:
     if word not in (TENSORRT, RTX):
         return {}
-    folder = cache_folder(bundle, f"onnxruntime-{word}", graphs_key(bundle))
+    folder = cache_folder(bundle, f"onnxruntime-{word}", made_key(bundle))
     if folder is None:
         return {}
     if word == RTX:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,18 @@ import onnxruntime
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, TEXT_ENCODER, GraphSpec
-from glip_export.runtime.onnxruntime_providers import CPU, CUDA, check_active, configure, has_cuda
+from glip_export.runtime.host_nms import CANDIDATES, finish
+from glip_export.runtime.onnxruntime_graphs import FP32, graph_files
+from glip_export.runtime.onnxruntime_providers import (
+    CPU,
+    CUDA,
+    NATIVE,
+    check_active,
+    configure,
+    has_cuda,
+    session_name,
+    split_word,
+)
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
 from glip_export.runtime.versions import check_version
 
@@ -19,16 +32,24 @@ LONG_PROMPT = 64  # tokens
 
 
 class OnnxRuntimeSession(GraphSession):
-    """The three graphs of a bundle in ONNX Runtime; see `Session` for shapes."""
+    """The three graphs of a bundle in ONNX Runtime; see `Session` for shapes.
+
+    Arrays are the host's, whatever provider computes; `onnxruntime_cuda_session` has that whose features stay on the
+    GPU.
+    """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, provider: str = "") -> None:
-        """Loads the graphs. provider: cpu, cuda, tensorrt or rtx; "" takes cuda where it works, else cpu.
+        """Loads the graphs. provider: cpu, cuda, cuda:fp16, tensorrt or rtx; "" takes cuda where it works, else cpu.
 
-        `name` and `provider` say what really runs. Raises BackendError where the provider asked for does not load, or
-        where ONNX Runtime is too old.
+        `name`, `provider` and `precision` say what really runs. tensorrt and rtx are given the fusion head in the
+        operators that they have (`onnxruntime_graphs`), and its NMS is NumPy's. Raises BackendError where the provider
+        asked for does not load, or where ONNX Runtime is too old.
         """
         check_version(onnxruntime)
-        self.provider = provider or (CUDA if has_cuda() else CPU)
+        self.provider, asked = split_word(provider or (CUDA if has_cuda() else CPU))
+        self.precision = bundle.precision if asked == FP32 else asked
+        self._detection = bundle.config.detection
+        self._native = False  # whether the fusion head ends at the candidates
         try:
             self._sessions = self._open_all(bundle, threads)
         except BackendError:
@@ -39,7 +60,7 @@ class OnnxRuntimeSession(GraphSession):
         self.one_by_one = self.provider == CPU
         self._returning = onnxruntime.RunOptions()
         self._returning.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self.name = "onnxruntime" if self.provider == CPU else f"onnxruntime:{self.provider}"
+        self.name = session_name(self.provider, asked)
 
     def _open_all(self, bundle: Bundle, threads: int | None) -> dict[str, onnxruntime.InferenceSession]:
         options = onnxruntime.SessionOptions()
@@ -51,11 +72,16 @@ class OnnxRuntimeSession(GraphSession):
         _register_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.enable_mem_pattern = False
-        providers = configure(self.provider, options, bundle)
-        return {name: self._open(bundle, name, options, providers) for name in GRAPHS}
+        providers = configure(self.provider, options, bundle, self._device_options())
+        self._native = self.provider in NATIVE and bundle.precision == FP32
+        with graph_files(bundle, self.precision, self._native) as paths:
+            return {name: self._open(name, paths[name], options, providers) for name in GRAPHS}
 
-    def _open(self, bundle: Bundle, name: str, options: Any, providers: list[Any]) -> onnxruntime.InferenceSession:
-        path = bundle.graph_path(name)
+    def _device_options(self) -> dict[str, str]:
+        """Options of every provider of the GPU."""
+        return {}
+
+    def _open(self, name: str, path: Path, options: Any, providers: list[Any]) -> onnxruntime.InferenceSession:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime's own exceptions share no base
@@ -71,12 +97,23 @@ class OnnxRuntimeSession(GraphSession):
         try:
             values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
             options = self._memory_for(spec, arrays)
-            outputs = self._sessions[spec.name].run_with_ort_values(spec.output_names, values, options)
-            return [output.numpy() for output in outputs]
+            outputs = self._sessions[spec.name].run_with_ort_values(self._output_names(spec), values, options)
+            return self._finished(spec, [output.numpy() for output in outputs])
         except Exception as error:
-            raise BackendError(
-                f"ONNX Runtime failed in {spec.name} ({shapes_of(spec, arrays)}): {one_line(error)}"
-            ) from error
+            raise self._failure(spec, arrays, error) from error
+
+    def _output_names(self, spec: GraphSpec) -> Sequence[str]:
+        return CANDIDATES if self._native and spec is FUSION_HEAD else spec.output_names
+
+    def _finished(self, spec: GraphSpec, outputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The contract's outputs: of candidates, what NMS leaves of them."""
+        if not (self._native and spec is FUSION_HEAD):
+            return outputs
+        boxes, scores, labels = outputs
+        return list(finish(boxes, scores, labels, self._detection.nms_threshold, self._detection.detections_per_image))
+
+    def _failure(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...], error: Exception) -> BackendError:
+        return BackendError(f"ONNX Runtime failed in {spec.name} ({shapes_of(spec, arrays)}): {one_line(error)}")
 
     def _memory_for(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> onnxruntime.RunOptions | None:
         """Options of a run that gives its memory back afterwards, for a fusion head with a long prompt on the CPU.

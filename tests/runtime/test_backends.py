@@ -44,6 +44,7 @@ def fail(name: str, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 def test_a_word_is_a_name_or_a_name_and_a_precision(opened: list[tuple]) -> None:
     words = ("torch", "onnxruntime", "openvino", "openvino:fp32", "openvino:bf16", "onnxruntime:cuda", "tensorrt:fp16")
+    words += ("onnxruntime:cuda:fp16",)
     for word in (*words, "tensorrt_rtx"):
         open_session(BUNDLE, word, 2, Path("weights.pth"))
     assert opened == [
@@ -54,6 +55,7 @@ def test_a_word_is_a_name_or_a_name_and_a_precision(opened: list[tuple]) -> None
         ("openvino", 2, Path("weights.pth"), "bf16"),
         ("onnxruntime", 2, Path("weights.pth"), "cuda"),
         ("tensorrt", 2, Path("weights.pth"), "fp16"),
+        ("onnxruntime", 2, Path("weights.pth"), "cuda:fp16"),
         ("tensorrt_rtx", 2, Path("weights.pth"), ""),
     ]
 
@@ -67,7 +69,8 @@ def test_a_word_is_a_name_or_a_name_and_a_precision(opened: list[tuple]) -> None
         ("openvino:", "there is no backend 'openvino:'"),
         (
             "onnxruntime:bf16",
-            "there is no backend 'onnxruntime:bf16': choose onnxruntime, onnxruntime:cpu,",
+            "there is no backend 'onnxruntime:bf16': choose onnxruntime, onnxruntime:cpu, "
+            "onnxruntime:cuda, onnxruntime:cuda:fp32, onnxruntime:cuda:fp16, onnxruntime:tensorrt, onnxruntime:rtx$",
         ),
         ("tensorrt:int8", "there is no backend 'tensorrt:int8': choose tensorrt, tensorrt:fp16"),
         ("", "there is no backend ''"),
@@ -142,7 +145,8 @@ def test_auto_takes_no_library_that_lacks_code_for_the_gpu(
     words = available_backends(bundle)
     assert ("tensorrt_rtx:fp16" in words) == (served_by_rtx and "tensorrt_rtx" in installed)
     assert ("onnxruntime:rtx" in words) == served_by_rtx
-    assert ("onnxruntime:tensorrt" in words) == served_by_cuda
+    assert ("onnxruntime:tensorrt" in words) == ("onnxruntime:cuda:fp16" in words) == served_by_cuda
+    assert words.count("onnxruntime") == 1 and not {"onnxruntime:cuda", "onnxruntime:cuda:fp32"} & set(words)
     open_session(bundle, "auto")
     name, _, _, precision = opened[-1]
     if "tensorrt" in installed:
@@ -175,3 +179,38 @@ def test_available_backends_can_be_opened_by_their_words(opened: list[tuple]) ->
     for word in words:
         open_session(BUNDLE, word)
     assert len(opened) == len(words)
+
+
+def test_onnxruntime_on_a_gpu_goes_through_the_host_without_cuda_python(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from glip_export.runtime import onnxruntime_cuda_session, onnxruntime_session
+    from glip_export.runtime.cuda import driver
+
+    opened_with: list[tuple] = []
+
+    def note(kind: str, fails: bool = False):
+        def open_it(bundle, threads, provider, **options):
+            opened_with.append((kind, provider))
+            if fails:
+                raise BackendError("cannot load CUDA")
+            return SimpleNamespace(name=kind)
+
+        return open_it
+
+    monkeypatch.setattr(onnxruntime_session, "OnnxRuntimeSession", note("host"))
+    monkeypatch.setattr(onnxruntime_cuda_session, "OnnxRuntimeCudaSession", note("device"))
+    monkeypatch.setattr(onnxruntime_providers, "has_cuda", lambda: True)
+    caplog.set_level("INFO")
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    assert [open_session(BUNDLE, f"onnxruntime:{word}").name for word in ("cuda", "cuda:fp16", "rtx")] == ["host"] * 3
+    assert "features go through the host's memory: " in caplog.text
+    monkeypatch.setattr(driver, "CudaDriver", SimpleNamespace)
+    words = ("onnxruntime:cuda:fp16", "onnxruntime:tensorrt", "onnxruntime", "onnxruntime:rtx", "onnxruntime:cpu")
+    assert [open_session(BUNDLE, word).name for word in words] == ["device"] * 3 + ["host"] * 2
+    monkeypatch.setattr(onnxruntime_cuda_session, "OnnxRuntimeCudaSession", note("device", fails=True))
+    opened_with.clear()
+    assert open_session(BUNDLE, "onnxruntime").name == "host"  # which tries CUDA, then the CPU
+    with pytest.raises(BackendError, match="cannot load CUDA"):
+        open_session(BUNDLE, "onnxruntime:cuda")
+    assert opened_with == [("device", "cuda"), ("host", ""), ("device", "cuda")]
