@@ -71,12 +71,20 @@ class OnnxRuntimeCudaSession(DeviceSession, OnnxRuntimeSession):
         super().close()
         self._sessions.clear()
 
+    def describe(self) -> dict[str, Any]:
+        """See `DeviceSession`; assignment: of each graph, what each provider took (`OnnxRunner.assignment`)."""
+        return {
+            **super().describe(),
+            "assignment": {name: runner.assignment for name, runner in self._runners.items()},
+        }
+
     def _device_options(self) -> dict[str, str]:
         if self._place == "cpu":
             return {}
         return {"device_id": str(self._driver.device), "user_compute_stream": str(self.stream)}
 
     def _open(self, name: str, path: Path, options: Any, providers: list[Any]) -> onnxruntime.InferenceSession:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not self._graphs[name].limit or self.provider != CUDA:
             self._graphs[name] = CapturedRuns(0, self._graphs[name].trouble)
             return super()._open(name, path, options, providers)
@@ -108,7 +116,11 @@ class OnnxRuntimeCudaSession(DeviceSession, OnnxRuntimeSession):
 
 
 class OnnxRunner:
-    """One graph in ONNX Runtime, between arrays on the device."""
+    """One graph in ONNX Runtime, between arrays on the device.
+
+    assignment: provider -> the parts that it runs and their operators, after optimisation. What the CPU has beyond
+    arithmetic on shapes costs a way there and back. {} where this ONNX Runtime does not tell.
+    """
 
     def __init__(
         self, spec: GraphSpec, session: Any, pool: Pool, place: str, fixed: Mapping[str, int], graphs: CapturedRuns
@@ -121,6 +133,7 @@ class OnnxRunner:
         self._place = place
         self._fixed = fixed
         self._makes_graphs = graphs.limit > 0
+        self.assignment = _assignment(session)
 
     def run(self, given: Given, stream: int) -> dict[str, DeviceArray]:
         """Puts one run on the stream; its outputs, by name. Not the fusion head's, whose shapes a form may change."""
@@ -196,6 +209,20 @@ class OnnxRunner:
             tensor.name: DeviceArray(self._pool, shapes[tensor.name], tensor.dtype, stream)
             for tensor in self.spec.outputs
         }
+
+
+def _assignment(session: Any) -> dict[str, Any]:
+    try:
+        parts = session.get_provider_graph_assignment_info()
+    except Exception:  # only to say more: an older ONNX Runtime has no such call, and may know one it cannot answer
+        return {}
+    found: dict[str, Any] = {}
+    for part in parts:
+        own = found.setdefault(part.ep_name, {"parts": 0, "operators": {}})
+        own["parts"] += 1
+        for node in part.get_nodes():
+            own["operators"][node.op_type] = own["operators"].get(node.op_type, 0) + 1
+    return found
 
 
 def _run_options(number: int | None) -> onnxruntime.RunOptions:

@@ -52,6 +52,9 @@ class _Session:
     def get_providers(self) -> list[str]:
         return self._providers
 
+    def get_provider_graph_assignment_info(self) -> Any:
+        return self._real.get_provider_graph_assignment_info()
+
     def io_binding(self) -> Any:
         return self._real.io_binding()
 

@@ -18,7 +18,7 @@ from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.parity.cases import built_in_cases
 from glip_export.parity.ladder import climb
-from glip_export.runtime import onnxruntime_providers
+from glip_export.runtime import onnxruntime_cuda_session, onnxruntime_providers
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.cuda.arrays import DeviceArray
 from glip_export.runtime.onnxruntime_cuda_graphs import REMEMBERED, CapturedRuns, Static
@@ -157,6 +157,15 @@ def test_memory_is_flat_and_goes(session: OnnxRuntimeCudaSession, bundle: Bundle
     gc.collect()
     session.close()
     assert session.describe()["device_memory_mb"] == 0
+
+
+def test_it_says_which_provider_took_what(session: OnnxRuntimeCudaSession) -> None:
+    assignment = session.describe()["assignment"]
+    assert set(assignment) == {"text_encoder", "vision_backbone", "fusion_head"}
+    head = assignment["fusion_head"]["CPUExecutionProvider"]  # which computes here
+    assert head["operators"]["NonMaxSuppression"] == 1 and head["operators"]["DeformConv"] > 10
+    assert 0 < head["parts"] <= sum(head["operators"].values())
+    assert onnxruntime_cuda_session._assignment(object()) == {}  # of an older ONNX Runtime
 
 
 def test_what_cannot_run_is_told(session: OnnxRuntimeCudaSession, driver: FakeDriver) -> None:
