@@ -6,7 +6,7 @@
   and NonMaxSuppression has a shape that depends on values, which ends an engine too. With GridSample in the place of
   the one and the candidates as outputs in the place of the other (`runtime/host_nms.py` goes on) it is one engine.
 
-The weights stay beside the graph: GLIP-L has more than the 2 GB that protobuf can hold.
+The weights are in a file beside the graph, as the bundle's own are: one of protobuf ends at 2 GB.
 """
 
 from __future__ import annotations
