@@ -46,8 +46,8 @@ engines/demo/manifest.json: demo/glip_demo.safetensors demo/glip_demo.yaml demo/
 		--output engines/demo
 
 test: $(READY) triton-server tensorrt-names ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
-	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not gpu" \
-		--ignore tests/sanitized $(ARGS)
+	@GLIP_REHEARSE_GPU=1 OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
+		-m "not gpu" --ignore tests/sanitized $(ARGS)
 
 test-sanitized: $(READY) ## Run the kernels' edge cases with g++'s sanitizers, and on AArch64 under emulation
 	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/sanitized $(ARGS)

@@ -10,31 +10,34 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("needs_gpu")
 
-def test_bench(engines: Any, gpu_bundle: Path, flavor: str, tmp_path: Path) -> None:
+
+def test_bench(engines: Any, engine_bundle: Path, flavor: str, environment: dict[str, str], tmp_path: Path) -> None:
     engines("fp16")
     report = tmp_path / "bench.json"
-    words = ("--bundle", str(gpu_bundle), "--backend", "onnxruntime", "--backend", f"{flavor}:fp16", "--no-cost")
+    words = ("--bundle", str(engine_bundle), "--backend", "onnxruntime", "--backend", f"{flavor}:fp16", "--no-cost")
     command = [sys.executable, "-m", "glip_export.bench.cli", *words, "--image-size", "320x320", "--json", str(report)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     _, run = json.loads(report.read_text())["runs"]
     assert run["precision"] == "fp16" and run["total"]["mean_ms"] > 0
     assert run["agreement"]["within_tolerance"]
 
 
-def test_verify(engines: Any, gpu_bundle: Path, flavor: str) -> None:
+def test_verify(engines: Any, engine_bundle: Path, library: str, environment: dict[str, str]) -> None:
     engines("fp32")
-    command = [sys.executable, "-m", "glip_export.cli", "verify", str(gpu_bundle), "--backend", f"{flavor}:fp32"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    backend = f"{'tensorrt' if library == 'stand-in' else library}:fp32"
+    command = [sys.executable, "-m", "glip_export.cli", "verify", str(engine_bundle), "--backend", backend]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_auto_is_tensorrt(engines: Any, gpu_bundle: Path, flavor: str) -> None:
+def test_auto_is_tensorrt(engines: Any, engine_bundle: Path, flavor: str) -> None:
     from glip_export import Detector
 
     engines("fp32")
-    assert Detector.open(gpu_bundle, backend="auto").session.name.startswith("tensorrt")
+    assert Detector.open(engine_bundle, backend="auto").session.name.startswith("tensorrt")
 
 
 @pytest.mark.parametrize("word", ["cuda", "cuda:fp16", "tensorrt", "rtx"])

@@ -15,6 +15,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).standard_normal(SHAPE, np.float32)
 
 
+@pytest.mark.usefixtures("needs_gpu")
 def test_torch_tensors(open_session: Any, images: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
@@ -33,6 +34,7 @@ def test_torch_tensors(open_session: Any, images: np.ndarray) -> None:
             np.testing.assert_array_equal(level.cpu().numpy(), want)
 
 
+@pytest.mark.usefixtures("needs_gpu")
 def test_cupy_arrays(open_session: Any, images: np.ndarray) -> None:
     cupy = pytest.importorskip("cupy")
     session = open_session()
@@ -42,6 +44,7 @@ def test_cupy_arrays(open_session: Any, images: np.ndarray) -> None:
     np.testing.assert_array_equal(cupy.asnumpy(cupy.asarray(features[0])), expected)
 
 
+@pytest.mark.usefixtures("needs_gpu")
 def test_a_pycuda_program_keeps_its_context(open_session: Any, engines: Any, images: np.ndarray) -> None:
     cuda = pytest.importorskip("pycuda.driver")
     gpuarray = pytest.importorskip("pycuda.gpuarray")
@@ -63,6 +66,7 @@ def test_a_pycuda_program_keeps_its_context(open_session: Any, engines: Any, ima
         context.detach()
 
 
+@pytest.mark.usefixtures("needs_gpu")
 def test_the_current_context_stays(open_session: Any, images: np.ndarray) -> None:
     from cuda.bindings import driver as cuda
 
@@ -73,6 +77,7 @@ def test_the_current_context_stays(open_session: Any, images: np.ndarray) -> Non
     assert int(cuda.cuCtxGetCurrent()[1]) == before
 
 
+@pytest.mark.usefixtures("needs_gpu")  # the fake driver's memory is not known as another GPU's
 def test_features_of_another_session(open_session: Any, cases: list[Any], open_bundle: Any) -> None:
     from glip_export.parity.run import run
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gpu.conftest import REHEARSAL
 
 from glip_export.runtime.host_nms import finish
 
 
 @pytest.fixture
-def on_device(driver: Any) -> Callable[..., list[np.ndarray]]:
+def on_device(driver: Any, request: pytest.FixtureRequest) -> Callable[..., list[np.ndarray]]:
     """on_device(make_launches, inputs, outputs): runs the launches and gives the outputs as arrays."""
     from glip_export.runtime.cuda.arrays import DeviceArray
     from glip_export.runtime.cuda.pool import Pool
@@ -28,7 +29,11 @@ def on_device(driver: Any) -> Callable[..., list[np.ndarray]]:
             for array, block in zip(inputs, given, strict=True):
                 driver.copy(block.pointer, np.ascontiguousarray(array), array.nbytes, stream)
             launches = make_launches(given, made)
-            KernelModule.current().launch(launches, stream)
+            if REHEARSAL:
+                driver.synchronize(stream)
+                assert [request.getfixturevalue("host").launch(launch) for launch in launches] == [0] * len(launches)
+            else:
+                KernelModule.current().launch(launches, stream)
             return [np.asarray(block) for block in made]
 
     return run
