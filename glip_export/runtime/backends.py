@@ -80,6 +80,8 @@ def _open_torch(bundle: Bundle, threads: int | None, weights: Path | None, preci
     if device == "cuda":
         from glip_export.runtime.torch_cuda.session import TorchCudaSession
 
+        if precision == "compiled":
+            return TorchCudaSession(bundle, compiler="inductor")
         return TorchCudaSession(bundle, precision)
     from glip_export.runtime.torch_session import TorchSession, load_reference
 
@@ -89,6 +91,13 @@ def _open_torch(bundle: Bundle, threads: int | None, weights: Path | None, preci
 def _torch_usable(bundle: Bundle | None) -> tuple[str, ...]:
     import torch
 
+    from glip_export.runtime.cuda.driver import driver_module
+
+    try:
+        driver_module()
+    except BackendError:
+        return ("",)
+    # Not cuda:compiled, which compiles for minutes at each new size.
     return ("", "cuda", "cuda:fp32", "cuda:bf16") if torch.cuda.is_available() else ("",)
 
 
@@ -177,9 +186,13 @@ def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:
 
 
 _PROVIDERS = ("cpu", "cuda", "cuda:fp32", "cuda:fp16", "tensorrt", "rtx")  # onnxruntime_providers.words
+_TORCH_DEVICES = ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled")
 _BACKENDS = {
     "torch": _Backend(
-        _open_torch, _torch_usable, "glip-export[export]", ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16")
+        _open_torch,
+        _torch_usable,
+        "glip-export[export]",
+        ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled"),
     ),
     "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", _PROVIDERS),
     "openvino": _Backend(_open_openvino, _openvino_usable, "glip-export[openvino]", ("fp32", "bf16")),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,7 +53,7 @@ class CudaStreams:
         """See `Streams`; what other threads do meanwhile is neither captured nor forbidden."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with self._on(stream):
+            with self._on(stream), _no_collection():
                 graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
                 try:
                     work()
@@ -152,19 +154,55 @@ class TorchRunner:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Inside, products of float32 are of float32, and sums of half precision are in float32, whatever a program set."""
+    """Inside, products of float32 are of float32, and sums of half precision are in float32, whatever a program set.
+
+    PyTorch's switches are the process's: of several threads the last to leave puts them back.
+    """
+    with _switches.lock:
+        if not _switches.inside:
+            _switches.before = [(where, name, getattr(where, name)) for where, name, _ in _exact()]
+            for where, name, value in _exact():
+                setattr(where, name, value)
+        _switches.inside += 1
+    try:
+        yield
+    finally:
+        with _switches.lock:
+            _switches.inside -= 1
+            if not _switches.inside:
+                for where, name, value in _switches.before:
+                    setattr(where, name, value)
+
+
+class _Switches:
+    """How many are inside, and what was set before the first."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.inside = 0
+        self.before: list[tuple[Any, str, Any]] = []
+
+
+_switches = _Switches()
+
+
+def _exact() -> tuple[tuple[Any, str, Any], ...]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    wanted: tuple[tuple[Any, str, Any], ...] = (
+    return (
         (matmul, "fp32_precision", "ieee"),
         (cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]  # which it makes as it is loaded
         (matmul, "allow_fp16_reduced_precision_reduction", False),
         (matmul, "allow_bf16_reduced_precision_reduction", False),
     )
-    before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's collector rests: what it ends might wait for the device, which spoils a capture."""
+    collects = gc.isenabled()
+    gc.disable()
     try:
-        for where, name, value in wanted:
-            setattr(where, name, value)
         yield
     finally:
-        for where, name, value in before:
-            setattr(where, name, value)
+        if collects:
+            gc.enable()

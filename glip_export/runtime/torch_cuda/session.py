@@ -49,7 +49,7 @@ class TorchCudaSession(DeviceSession):
         self.precision = precision or DEFAULT_PRECISION
         if self.precision not in PRECISIONS:
             raise BackendError(f"torch:cuda has no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-        self.name = f"torch:cuda:{self.precision}"
+        self.name = f"torch:cuda:{self.precision}{':compiled' if compiler else ''}"
         self.library = f"PyTorch {torch.__version__}"
         super().__init__(driver or _driver(device), stream)
         where = torch.device("cuda", self._driver.device) if driver is None else torch.device("cpu")
