@@ -16,7 +16,7 @@ def anchors_at(position: torch.Tensor, width: int, size: float, stride: int) -> 
     column = position - row * width
     corner = torch.stack((column, row, column, row), -1).to(torch.float32) * stride
     low, high = (stride - 1) / 2 - (size - 1) / 2, (stride - 1) / 2 + (size - 1) / 2  # [-28, 35] at stride 8
-    return corner + torch.tensor([low, low, high, high])
+    return corner + torch.tensor([low, low, high, high], device=position.device)
 
 
 def decode(deltas: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
@@ -24,8 +24,8 @@ def decode(deltas: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     sizes = anchors[..., 2:] - anchors[..., :2] + 1
     centres = (anchors[..., 2:] + anchors[..., :2]) / 2
     wx, wy, ww, wh = WEIGHTS
-    shift = deltas[..., :2] / torch.tensor([wx, wy])
-    growth = (deltas[..., 2:] / torch.tensor([ww, wh])).clamp(max=MAX_LOG_SIZE)
+    shift = deltas[..., :2] / torch.tensor([wx, wy], device=deltas.device)
+    growth = (deltas[..., 2:] / torch.tensor([ww, wh], device=deltas.device)).clamp(max=MAX_LOG_SIZE)
     centres = shift * sizes + centres
     half = 0.5 * (growth.exp() * sizes - 1)
     return torch.cat((centres - half, centres + half), -1)

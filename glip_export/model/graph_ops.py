@@ -83,15 +83,14 @@ def _bilinear_corners(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixel indices and weights of the four corners of each sample of b pictures: (b*9*Ho*Wo, 4) each."""
     batch, _, out_height, out_width = offset.shape
-    taps = torch.arange(9)
-    rows = torch.arange(out_height) * stride - 1
-    columns = torch.arange(out_width) * stride - 1
+    taps, rows, columns, pictures = (torch.arange(n, device=offset.device) for n in (9, out_height, out_width, batch))
+    rows, columns = rows * stride - 1, columns * stride - 1
     dy, dx = offset.view(batch, 9, 2, out_height, out_width).unbind(2)  # (b, 9, Ho, Wo) each
     y = (rows.view(-1, 1) + (taps // 3).view(-1, 1, 1)).to(offset) + dy
     x = (columns + (taps % 3).view(-1, 1, 1)).to(offset) + dx
     row, weight_y = _neighbours(y, height)
     column, weight_x = _neighbours(x, width)
-    first = (torch.arange(batch) * (height * width)).view(-1, 1, 1, 1, 1, 1)  # of a picture's pixels
+    first = (pictures * (height * width)).view(-1, 1, 1, 1, 1, 1)  # of a picture's pixels
     index = first + row[..., :, None] * width + column[..., None, :]
     corner_weight = weight_y[..., :, None] * weight_x[..., None, :] * mask[..., None, None]
     return index.view(-1, 4), corner_weight.view(-1, 4)
@@ -129,7 +128,7 @@ def class_wise_nms(
             members = ((labels[image] == label) & (scores[image] >= 0)).nonzero().squeeze(1)
             order = members[scores[image][members].argsort(descending=True, stable=True)]
             overlaps = box_iou(boxes[image][order]) > threshold  # (n, n)
-            suppressed = torch.zeros(len(order), dtype=torch.bool)
+            suppressed = torch.zeros_like(order, dtype=torch.bool)
             for rank in range(len(order)):
                 if not suppressed[rank]:
                     keep[image, order[rank]] = True

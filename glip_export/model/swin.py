@@ -85,7 +85,7 @@ class Block(nn.Module):
         if self.shift:
             y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
         y = y.view(batch, rows, window, columns, window, dim).transpose(2, 3).reshape(batch, -1, window * window, dim)
-        mask = shifted_window_mask(rows, columns, window, self.shift, y.dtype) if self.shift else None
+        mask = shifted_window_mask(rows, columns, window, self.shift, y) if self.shift else None
         y = self.attn(y, mask)  # (B, windows, window*window, C)
         y = y.view(batch, rows, columns, window, window, dim).transpose(2, 3)
         y = y.reshape(batch, padded_height, padded_width, dim)
@@ -99,17 +99,20 @@ def _round_up(size: int, divisor: int) -> int:
     return (size + divisor - 1) // divisor * divisor
 
 
-def shifted_window_mask(rows: int, columns: int, window: int, shift: int, dtype: torch.dtype) -> torch.Tensor:
-    """-100 between positions that the cyclic shift brought together from afar: (windows, window^2, window^2)."""
-    region_y = _regions(rows, window, shift).view(rows, 1, window, 1)
-    region_x = _regions(columns, window, shift).view(1, columns, 1, window)
+def shifted_window_mask(rows: int, columns: int, window: int, shift: int, like: torch.Tensor) -> torch.Tensor:
+    """-100 between positions that the cyclic shift brought together from afar: (windows, window^2, window^2).
+
+    Of the dtype of `like`, and on its device.
+    """
+    region_y = _regions(rows, window, shift, like.device).view(rows, 1, window, 1)
+    region_x = _regions(columns, window, shift, like.device).view(1, columns, 1, window)
     region = (3 * region_y + region_x).reshape(rows * columns, window * window)
-    return (region[:, :, None] != region[:, None, :]).to(dtype) * -100.0
+    return (region[:, :, None] != region[:, None, :]).to(like.dtype) * -100.0
 
 
-def _regions(windows: int, window: int, shift: int) -> torch.Tensor:
+def _regions(windows: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
     """0 before the last window, 1 in it, 2 in its last `shift` positions: (windows*window,)."""
-    position = torch.arange(windows * window)
+    position = torch.arange(windows * window, device=device)
     return (position >= windows * window - window).long() + (position >= windows * window - shift).long()
 
 
