@@ -1,9 +1,10 @@
 """The published form as the original runs it on a GPU: its CUDA kernels' places taken by ours.
 
-The model in `glip_export.model` is plain PyTorch, and slow on a GPU at two places where the original has CUDA kernels of
-its own: the modulated deformable convolution (im2col, then a matrix product) and the class-wise NMS. Inside
-`device_kernels` ours stand there, so that the rows called "published" are not slow for want of a kernel. What else is
-as in the original, and what is kinder to it, README.md in this folder says.
+The model in `glip_export.model` is plain PyTorch, and slow on a GPU at two places where the original has CUDA kernels
+of its own: the modulated deformable convolution (im2col, then a matrix product) and the class-wise NMS. Inside
+`device_kernels` ours stand there, so that the rows called "published" are not slow for want of a kernel. Kinder to them
+than the original: the pictures of a batch in one launch, the classes' scores by a matrix product in the place of a loop
+over the classes, and no waiting for the device between levels.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -40,7 +41,7 @@ class EventClock:
     def between(self, marks: Sequence[Any]) -> list[float]:
         """See `Clock`."""
         marks[-1].synchronize()
-        return [first.elapsed_time(second) for first, second in zip(marks, marks[1:], strict=False)]
+        return [first.elapsed_time(second) for first, second in itertools.pairwise(marks)]
 
 
 class WallClock:
@@ -52,7 +53,7 @@ class WallClock:
 
     def between(self, marks: Sequence[Any]) -> list[float]:
         """See `Clock`."""
-        return [1000 * (second - first) for first, second in zip(marks, marks[1:], strict=False)]
+        return [1000 * (second - first) for first, second in itertools.pairwise(marks)]
 
 
 @dataclass(frozen=True)

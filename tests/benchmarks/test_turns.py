@@ -12,6 +12,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
 
+import itertools
+
 from turns import LEAST_ROUNDS, Row, summary, take_turns
 
 
@@ -25,7 +27,7 @@ class CountingClock:
         return self.now
 
     def between(self, marks: Sequence[Any]) -> list[float]:
-        return [second - first for first, second in zip(marks, marks[1:], strict=False)]
+        return [second - first for first, second in itertools.pairwise(marks)]
 
 
 def row(name: str, log: list[str], clock: CountingClock, cost: float, fails_at: int = -1) -> Row:
