@@ -131,7 +131,7 @@ def instead(gpu: Gpu) -> str:
     elif kind.cuda is not Support.NO:
         ways.append("--flavor tensorrt, which says itself whether it does")
     if cuda_serves(gpu):
-        ways.append("backend onnxruntime:cuda")
+        ways.append("backend onnxruntime:cuda or torch:cuda")
     return f"use {', or '.join(ways)}" if ways else "use a backend for CPUs"
 
 
@@ -202,7 +202,7 @@ def _owner(name: str, compute_capability: str) -> str:
     support = kind_of(compute_capability).tensorrt_rtx
     words = {
         Support.YES: "either flavor; tensorrt_rtx builds its engines on any machine",
-        Support.NO: "tensorrt, or backend onnxruntime:cuda; tensorrt_rtx has no code for it",
+        Support.NO: "tensorrt, or backend onnxruntime:cuda or torch:cuda; tensorrt_rtx has no code for it",
         Support.UNLISTED: "tensorrt; tensorrt_rtx builds for it, but NVIDIA does not list it",
     }
     return f"{name} ({compute_capability}): {words[support]}"
