@@ -87,7 +87,8 @@ def test_auto_takes_rtx_only_for_gpus_that_it_serves(machine, compute_capability
         (
             H100,
             r"NVIDIA H100 \(compute capability 9\.0\): TensorRT for RTX has no code for it: use --flavor tensorrt, or "
-            "backend onnxruntime:cuda or torch:cuda; to build for other GPUs name them, as compute_capabilities in --recipe$",
+            "backend onnxruntime:cuda or torch:cuda; to build for other GPUs name them, as compute_capabilities in "
+            "--recipe$",
         ),
         (
             Gpu("Orin", "8.7"),

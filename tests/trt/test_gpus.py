@@ -142,7 +142,6 @@ def test_engines_that_this_gpu_cannot_run_are_one_line(
         raise LoadedError
 
     monkeypatch.setattr(tensorrt_session, "_load_library", load)
-    monkeypatch.setattr(tensorrt_session, "Inputs", lambda *_: None)
 
     def open_on(name: str, major: int, minor: int) -> None:
         from runtime.cuda.fake_driver import FakeDriver
