@@ -23,7 +23,8 @@ def module_rows(model: Glip, work: Work) -> list[Row]:
     """The published form in fp32 with TF32 off and on and under fp16 autocast, and the folded one likewise.
 
     Published: T padded to MAX_QUERY_LEN, the caption encoded for every picture. Folded: real tokens, encoded once.
-    Autocast leaves TF32 on for what stays in float32, as whoever wants it fast would.
+    Autocast leaves TF32 on for what stays in float32, as whoever wants it fast would; it keeps the casts of weights that
+    may have gradients, as a loaded checkpoint's do, within a stage.
     """
     return [
         _module_row(model, work, form, precision)
@@ -70,9 +71,7 @@ def _module_row(model: Glip, work: Work, form: str, precision: str) -> Row:
             stack.callback(model.fusion_head.fold, False)
             stack.enter_context(device_kernels())
             stack.enter_context(float32_products(products))
-            stack.enter_context(
-                torch.no_grad()
-            )  # as users write it: autocast keeps a weight's cast only with gradients
+            stack.enter_context(torch.no_grad())  # as users write it
             yield
 
     def prepare() -> Stages:
