@@ -23,8 +23,8 @@ def module_rows(model: Glip, work: Work) -> list[Row]:
     """The published form in fp32 with TF32 off and on and under fp16 autocast, and the folded one likewise.
 
     Published: T padded to MAX_QUERY_LEN, the caption encoded for every picture. Folded: real tokens, encoded once.
-    Autocast leaves TF32 on for what stays in float32, as whoever wants it fast would; it keeps the casts of weights that
-    may have gradients, as a loaded checkpoint's do, within a stage.
+    Autocast leaves TF32 on for what stays in float32, as whoever wants it fast would; within a stage it keeps the casts
+    of weights that may have gradients, as a loaded checkpoint's do.
     """
     return [
         _module_row(model, work, form, precision)
