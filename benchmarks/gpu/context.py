@@ -32,6 +32,14 @@ class SkippedError(Exception):
     """A part that this machine cannot do; the text says why."""
 
 
+class FailedError(Exception):
+    """A part whose result is not what it should be; the result is kept beside the text."""
+
+    def __init__(self, text: str, result: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.result = result
+
+
 @dataclass(frozen=True)
 class Context:
     """One run: where its files are, what it runs on, and when it ends."""
@@ -116,6 +124,8 @@ def run_part(context: Context, step: str, part: str, measure: Callable[[], dict[
         result = measure()
     except SkippedError as error:
         status, reason = SKIPPED, str(error)
+    except FailedError as error:
+        status, reason, result = FAILED, str(error), error.result
     except Exception as error:  # of whatever kind: the others go on
         import traceback
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -40,6 +41,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """A table at the end: of each file, what passed, failed and was skipped, and why."""
+    counts: dict[str, Counter[str]] = {}
+    reasons: dict[str, set[str]] = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            path = Path(report.nodeid.partition("::")[0])
+            if path.parent.name != HERE.name:
+                continue
+            counts.setdefault(path.name, Counter())[outcome] += 1
+            if outcome == "skipped" and isinstance(report.longrepr, tuple):
+                reasons.setdefault(path.name, set()).add(report.longrepr[2].removeprefix("Skipped: "))
+    if not counts:
+        return
+    terminalreporter.section("on the GPU" if not REHEARSAL else "a rehearsal without a GPU")
+    for name, found in sorted(counts.items()):
+        words = ", ".join(f"{number} {outcome}" for outcome, number in found.items())
+        terminalreporter.write_line(f"{name:22} {words}")
+        for reason in sorted(reasons.get(name, ())):
+            terminalreporter.write_line(f"{'':22} - {reason}")
 
 
 def missing() -> str:

@@ -1,0 +1,116 @@
+"""Our CUDA kernels on the device against NumPy: the tests, and the worst error over every kind of edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+from context import Context, FailedError, Part, fake_driver
+from pytest_run import passed, run_tests
+
+LIMITS = {"float32": 1e-5, "float16": 2e-3}  # of the largest value
+SIZES = ((1, 1, 1, 1), (1, 3, 2, 5), (2, 8, 5, 7), (1, 32, 7, 10), (3, 17, 13, 19), (1, 64, 25, 38), (1, 256, 50, 76))
+OFFSETS = {"none": 0.0, "a pixel": 1.0, "far": 8.0, "outside": 1e4}
+
+
+def parts(context: Context) -> list[Part]:
+    """The tests first."""
+    return [
+        ("tests", lambda: _tests(context)),
+        ("im2col", lambda: _im2col(context)),
+        ("nms", lambda: _nms(context)),
+    ]
+
+
+def _tests(context: Context) -> dict[str, Any]:
+    found = run_tests(context, ["tests/gpu/test_kernels.py"])
+    if not passed(found):
+        raise FailedError(found["line"], found)
+    return found
+
+
+def _im2col(context: Context) -> dict[str, Any]:
+    import torch
+    from gpu.test_kernels import im2col
+
+    operator = _operators(context).deform_im2col
+    worst: dict[str, dict[str, float]] = {}
+    for size, stride, dtype, (kind, spread) in product(_sizes(context), (1, 2), LIMITS, OFFSETS.items()):
+        generator = np.random.default_rng(sum(size) + stride)
+        batch, _, height, width = size
+        out = [-(-side // stride) for side in (height, width)]
+        x = generator.standard_normal(size).astype(dtype)
+        offset = (spread * generator.standard_normal((batch, 18, *out))).astype(dtype)
+        mask = generator.random((batch, 9, *out)).astype(dtype)
+        tensors = [torch.from_numpy(array).to(context.device) for array in (x, offset, mask)]
+        found = operator(*tensors, stride).float().cpu().numpy()
+        expected = im2col(*(array.astype(np.float32) for array in (x, offset, mask)), stride)
+        error = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0))
+        of_type = worst.setdefault(dtype, {})
+        of_type[kind] = max(of_type.get(kind, 0.0), error)
+    line = ", ".join(f"{dtype} {max(errors.values()):.1e}" for dtype, errors in worst.items())
+    found = {"line": f"worst error of the largest value: {line}", "worst": worst, "limits": LIMITS}
+    if any(max(errors.values()) > LIMITS[dtype] for dtype, errors in worst.items()):
+        raise FailedError(found["line"], found)
+    return found
+
+
+def _nms(context: Context) -> dict[str, Any]:
+    import torch
+
+    from glip_export.runtime.host_nms import finish
+
+    operator, unequal, counted = _operators(context).nms, [], 0
+    for name, (boxes, scores, labels), detections in _candidates(context):
+        tensors = [torch.from_numpy(array).to(context.device) for array in (boxes, scores, labels)]
+        found = [tensor.cpu().numpy() for tensor in operator(*tensors, 0.6, detections)]
+        expected = finish(boxes, scores, labels, 0.6, detections)
+        counted += 1
+        if not all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True)):
+            unequal.append(name)
+    found = {"line": f"{counted} selections, {len(unequal)} unlike NumPy's", "unequal": unequal}
+    if unequal:
+        raise FailedError(found["line"], found)
+    return found
+
+
+def _candidates(context: Context) -> Iterator[tuple[str, tuple[np.ndarray, ...], int]]:
+    """Ties, empty places, everything suppressed, NaN, one candidate to five thousand."""
+    generator = np.random.default_rng(0)
+    counts = (1, 31, 257, 1000) if context.rehearsal else (1, 31, 256, 257, 1000, 5000)
+    for count, batch, classes in product(counts, (1, 3), (1, 80)):
+        corners = (generator.random((batch, count, 2)) * 600).astype(np.float32)
+        sizes = generator.random((batch, count, 2)).astype(np.float32) * 200
+        boxes = np.concatenate([corners, corners + sizes], axis=2)
+        labels = generator.integers(0, classes, (batch, count)).astype(np.int32)
+        scores = generator.random((batch, count)).astype(np.float32)
+        for kind in ("plain", "ties", "empty", "one place", "some empty", "not numbers"):
+            of_kind, where = scores.copy(), boxes
+            if kind == "ties":
+                of_kind = of_kind.round(1)
+            elif kind == "empty":
+                of_kind[:] = -1
+            elif kind == "one place":
+                where = np.repeat(boxes[:, :1], count, axis=1)
+            elif kind == "some empty":
+                of_kind[generator.random(of_kind.shape) < 0.5] = -1
+            elif kind == "not numbers":
+                of_kind[generator.random(of_kind.shape) < 0.1] = np.nan
+            for detections in (1, 100):
+                yield f"{kind}, {batch} x {count} of {classes}, best {detections}", (where, of_kind, labels), detections
+
+
+def _operators(context: Context) -> Any:
+    import torch
+
+    from glip_export.runtime.torch_cuda import kernels  # noqa: F401  registers them
+
+    if context.rehearsal:
+        fake_driver()
+    return torch.ops.glip_export
+
+
+def _sizes(context: Context) -> tuple[tuple[int, ...], ...]:
+    return SIZES[:5] if context.rehearsal else SIZES

@@ -1,0 +1,36 @@
+"""NVIDIA's compute-sanitizer over the kernels' tests: memory that is not theirs, and races in shared memory."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from functools import partial
+from typing import Any
+
+from context import Context, FailedError, Part, SkippedError
+from pytest_run import passed, run_tests
+
+TOOLS = ("memcheck", "racecheck")
+
+
+def parts(context: Context) -> list[Part]:
+    """A part a tool."""
+    return [(tool, partial(_run, context, tool)) for tool in TOOLS]
+
+
+def _run(context: Context, tool: str) -> dict[str, Any]:
+    found = shutil.which("compute-sanitizer")
+    before: list[str] = []
+    if not context.rehearsal:
+        if found is None:
+            raise SkippedError("compute-sanitizer is not on the PATH")
+        before = [found, "--tool", tool, "--target-processes", "application-only", "--error-exitcode", "99"]
+    ran = run_tests(context, ["tests/gpu/test_kernels.py"], ["-k", "not size2 and not 5000"], before)
+    if context.rehearsal:
+        raise SkippedError(f"compute-sanitizer needs a GPU; the tests under it: {ran['line']}")
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", ran["output"])
+    ran["line"] = f"{tool}: {'; '.join(summary) or 'no summary'}; {ran['line']}"
+    clean = summary and all(re.search(r": 0 (?:errors|hazards)", line) for line in summary)
+    if not clean or not passed(ran):
+        raise FailedError(ran["line"], ran)
+    return ran

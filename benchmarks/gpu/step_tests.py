@@ -1,0 +1,23 @@
+"""tests/gpu but the kernels' own: sessions, engines, CUDA graphs, other libraries' arrays, commands, the service."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from context import ROOT, Context, FailedError, Part
+from pytest_run import passed, run_tests
+
+
+def parts(context: Context) -> list[Part]:
+    """A part for each file, so that a crash in one leaves the others."""
+    files = sorted(path for path in (ROOT / "tests" / "gpu").glob("test_*.py") if path.name != "test_kernels.py")
+    return [(path.stem.removeprefix("test_"), partial(_run, context, path)) for path in files]
+
+
+def _run(context: Context, path: Path) -> dict[str, Any]:
+    found = run_tests(context, [str(path.relative_to(ROOT))])
+    if not passed(found):
+        raise FailedError(found["line"], found)
+    return found
