@@ -1,0 +1,61 @@
+"""The GLIP that is timed: GLIP-T (C) with weights drawn from a seed, and its bundle, made once a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from context import Context
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.config import GlipConfig
+    from glip_export.model.glip import Glip
+
+FULL, SMALL = (800, 1216), (160, 224)  # H, W
+
+
+def picture_size(context: Context) -> tuple[int, int]:
+    """H, W of the timed pictures."""
+    return SMALL if context.rehearsal else FULL
+
+
+def config_of(context: Context) -> GlipConfig:
+    """GLIP-T (C)'s; in a rehearsal of its form, with everything narrow."""
+    from random_checkpoint import PUBLISHED
+
+    from glip_export.config import BertConfig, DetectionConfig, HeadConfig, ImageConfig, SwinConfig, TextConfig
+
+    if not context.rehearsal:
+        return PUBLISHED["glip_Swin_T_O365_GoldG"]
+    bert = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)
+    return replace(
+        PUBLISHED["glip_Swin_T_O365_GoldG"],
+        image=ImageConfig(min_size=SMALL[0], max_size=SMALL[1]),
+        text=TextConfig(bert),
+        swin=SwinConfig(embed_dim=12, depths=(1, 2, 1, 1), num_heads=(1, 2, 3, 4), window_size=7),
+        head=HeadConfig(channels=32, num_convs=1),
+        detection=DetectionConfig(pre_nms_top_n=60, detections_per_image=40),
+    )
+
+
+def glip_model(context: Context) -> Glip:
+    """On the CPU; the same weights each time."""
+    from random_checkpoint import random_model
+
+    return random_model(config_of(context))
+
+
+def glip_bundle(context: Context, model: Glip | None = None) -> Bundle:
+    """Its bundle in the output folder, exported by the first step that asks for it."""
+    from glip_export import Bundle, export_onnx
+
+    folder = context.output / "full-size"
+    if not folder.is_dir():
+        partial = context.output / f"full-size.{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        export_onnx(model or glip_model(context), partial)
+        partial.rename(folder)
+    return Bundle.open(folder)
