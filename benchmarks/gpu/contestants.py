@@ -83,9 +83,14 @@ class Contestants:
     def _build(self, word: str) -> None:
         """The engines of a TensorRT flavor, where the library is there and time is left."""
         from glip_export.trt.build import build_engines
-        from glip_export.trt.flavor import INSTALL, is_installed
+        from glip_export.trt.flavor import INSTALL, TENSORRT_RTX, find_gpu, is_installed
+        from glip_export.trt.gpus import rtx_refusal
 
         flavor, _, precision = word.partition(":")
+        if (gpu := find_gpu()) is None:
+            raise SkippedError(f"{flavor}: no NVIDIA GPU or driver here")
+        if flavor == TENSORRT_RTX and (why_not := rtx_refusal(gpu)):
+            raise SkippedError(why_not)
         if not is_installed(flavor):
             raise SkippedError(f"{flavor} is not installed: {INSTALL[flavor]}")
         if self.context.seconds_left < BUILD_SECONDS:

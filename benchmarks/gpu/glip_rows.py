@@ -56,8 +56,12 @@ def session_row(name: str, session: Session, work: Work) -> Row:
     def prepare() -> Stages:
         return list(zip(STAGES, (text, backbone, head), strict=True))
 
+    def notes() -> dict[str, Any]:
+        return {"session": session.describe()} if isinstance(session, DeviceSession) else {}
+
     precision = getattr(session, "precision", "fp32")
-    return Row(name, prepare, facts={"precision": precision, "tokens": work.tokens, "comparable": True})
+    facts = {"precision": precision, "tokens": work.tokens, "comparable": True}
+    return Row(name, prepare, facts=facts, notes=notes)
 
 
 def _module_row(model: Glip, work: Work, form: str, precision: str) -> Row:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from context import Context, Part, SkippedError
 from contestants import COMPILE_SECONDS, Contestants, opened
+from context import Context, Part, SkippedError
 from full_size import picture_size
 from turns import Row, take_turns
 from work import STAGES, Work, arithmetic
@@ -66,11 +66,11 @@ class _Stage:
     def engines(self) -> dict[str, Any]:
         """TensorRT's flavors against torch:cuda."""
         work = self.contestants.work(1, "COCO")
-        found = self._measure(work, [*self._first(work), *self._backends(work, ENGINES)])
-        reasons = [found["rows"][name].get("skipped") for name, _, _ in ENGINES]
-        if all(reasons):
-            raise SkippedError("; ".join(map(str, reasons)))
-        return found
+        makers = self._backends(work, ENGINES)
+        rows, others = opened(makers)  # which keeps what it opens
+        if not rows and all("skipped" in facts for facts in others.values()):
+            raise SkippedError("; ".join(facts["skipped"] for facts in others.values()))
+        return self._measure(work, [*self._first(work), *makers])
 
     def compiled(self) -> dict[str, Any]:
         """torch.compile against torch:cuda without it; compiling takes minutes, so it is the last."""
@@ -91,9 +91,7 @@ class _Stage:
         ]
 
     def _backends(self, work: Work, table: Any) -> list[tuple[str, Any]]:
-        return [
-            (name, partial(self.contestants.backend, name, word, work, **options)) for name, word, options in table
-        ]
+        return [(name, partial(self.contestants.backend, name, word, work, **options)) for name, word, options in table]
 
     def _measure(self, work: Work, makers: list[tuple[str, Callable[[], Row | list[Row]]]]) -> dict[str, Any]:
         rehearsal = self._context.rehearsal

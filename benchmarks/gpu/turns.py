@@ -64,6 +64,7 @@ class Row:
     prepare: Callable[[], Stages]
     mode: Callable[[], AbstractContextManager[Any]] = nullcontext
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: Callable[[], dict[str, Any]] = dict  # more facts, asked for after the last turn
 
 
 def take_turns(
@@ -99,8 +100,8 @@ def take_turns(
             except Exception as error:
                 found[name]["failed"] = words(error)
                 del living[name]
-    for name, (_, stages) in living.items():
-        found[name] |= summary([stage for stage, _ in stages], times[name])
+    for name, (row, stages) in living.items():
+        found[name] |= summary([stage for stage, _ in stages], times[name]) | row.notes()
     return found
 
 
