@@ -51,7 +51,7 @@ class Contestants:
 
     def backend(self, name: str, word: str, work: Work, **options: Any) -> Row:
         """A backend's row. Raises SkippedError where it does not open, with its reason."""
-        return session_row(name, self._session(word, **options), work)
+        return session_row(name, self.session(word, **options), work)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -73,7 +73,8 @@ class Contestants:
         return dino_row.build(self.context.device, self.context.rehearsal)
 
     @functools.cache  # noqa: B019  # lives as long as the step's process
-    def _session(self, word: str, **options: Any) -> Any:
+    def session(self, word: str, **options: Any) -> Any:
+        """A backend's session, which stays open. Raises SkippedError where it does not open."""
         if word.startswith("tensorrt"):
             self._build(word)
         elif self.stream is not None:

@@ -18,8 +18,10 @@ from glip_export.model.glip import Glip
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
 
 import contestants
+import step_profile
 import step_timings
 from context import Context, run_part
+from kernel_trace import Kernel, kernel_class, tables
 from runtime.cuda.fake_driver import FakeDriver
 
 
@@ -32,7 +34,8 @@ def context(
     driver = FakeDriver()
     for module in ("context", "contestants"):
         monkeypatch.setattr(f"{module}.fake_driver", lambda: driver)
-    monkeypatch.setattr(contestants, "config_of", lambda context: tiny_model.config)
+    for module in (contestants, step_profile):
+        monkeypatch.setattr(module, "config_of", lambda context: tiny_model.config)
     monkeypatch.setattr(contestants, "glip_model", lambda context: copy.deepcopy(tiny_model))
     monkeypatch.setattr(contestants, "glip_bundle", lambda context: Bundle.open(tiny_bundle))
     return Context(tmp_path, rehearsal=True)
@@ -88,3 +91,41 @@ def test_compiled_is_timed_beside_what_is_not(context: Context) -> None:
 def test_engines_are_skipped_with_the_reason(context: Context) -> None:
     found = run(context, "engines")
     assert found["status"] == "skipped" and "tensorrt" in found["reason"]
+
+
+def test_the_profile_has_every_stage_and_our_kernels(context: Context) -> None:
+    for part, measure in step_profile.parts(context):
+        found = run_part(context, "profile", part, measure)
+        assert found["status"] == "ok", found["reason"]
+    stages = json.loads(context.file("profile", "stages-4-names").read_text())["result"]["stages"]
+    for stage in ("text", "backbone", "head"):
+        of = stages[stage]
+        assert of["launches"] > 100 and 0 < of["busy_ms"] <= of["elapsed_ms"] and 0 <= of["gaps"] < 1
+        assert sum(each["launches"] for each in of["classes"].values()) == pytest.approx(of["launches"], abs=0.1)
+    assert stages["head"]["classes"]["ours: im2col"]["launches"] > 0
+    levels = json.loads(context.file("profile", "deform-conv").read_text())["result"]["levels"]
+    assert levels.keys() >= {f"P{level} stride 1 float16" for level in range(3, 8)}
+
+
+def test_gaps_are_what_no_kernel_covers() -> None:
+    runs = [[Kernel("gemm", 0, 40), Kernel("softmax", 30, 50), Kernel("gemm", 80, 100)]] * 2
+    found = tables(runs)
+    assert (found["elapsed_ms"], found["busy_ms"], found["gaps"], found["launches"]) == (0.1, 0.07, 0.3, 3)
+    assert found["classes"]["products and convolutions"] == {"ms": pytest.approx(0.06), "launches": 2}
+    assert [each["name"] for each in found["top"]] == ["gemm", "softmax"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64", "products and convolutions"),
+        ("nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_TNT", "products and convolutions"),
+        ("glip_deform_im2col_f16", "ours: im2col"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<c10::Half>>", "elementwise"),
+        ("void (anonymous namespace)::softmax_warp_forward<float, float, float, 8>", "softmax"),
+        ("void at::native::vectorized_layer_norm_kernel<c10::Half, float>", "norms"),
+        ("Memcpy DtoD (Device -> Device)", "copies"),
+    ],
+)
+def test_kernels_are_told_apart_by_name(name: str, expected: str) -> None:
+    assert kernel_class(name) == expected

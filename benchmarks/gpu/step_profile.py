@@ -1,0 +1,148 @@
+"""Where torch:cuda's time goes: each stage by kernel, with and without CUDA graphs, and our own kernels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from contestants import Contestants
+from context import Context, Part
+from full_size import config_of, picture_size
+from kernel_trace import trace
+from step_environment import _seconds as best_seconds
+
+from glip_export.graphs.contracts import pyramid_axes
+
+WORD, WARM = "torch:cuda:fp16", 4
+REPEATS = 10  # of a kernel that is timed alone, in one CUDA graph
+
+
+def parts(context: Context) -> list[Part]:
+    """Our kernels, which need no model, then the stages."""
+    made: list[Contestants] = []
+
+    def contestants() -> Contestants:
+        if not made:
+            made.append(Contestants(context))
+        return made[0]
+
+    prompts = ("4 names",) if context.rehearsal else ("4 names", "COCO")
+    stages = [
+        (f"stages-{prompt.replace(' ', '-')}{suffix}", partial(_stages, context, contestants, prompt, graphs))
+        for prompt in prompts
+        for suffix, graphs in (("", {}), ("-no-graphs", {"cuda_graphs": 0}))
+    ]
+    return [
+        ("deform-conv", partial(_deform_conv, context, contestants)),
+        ("nms", partial(_nms, context, contestants)),
+        *stages,
+    ]
+
+
+def _stages(
+    context: Context, contestants: Callable[[], Contestants], prompt: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Batch 1, stage by stage, each waited for, so that its kernels are its own."""
+    them = contestants()
+    row = them.backend(WORD, WORD, them.work(1, prompt), **options)
+    session = them.session(WORD, **options)
+    stages = row.prepare()
+    for _ in range(WARM):
+        for _, stage in stages:
+            stage()
+    found: dict[str, Any] = {}
+    for name, stage in stages:
+
+        def waited(stage: Callable[[], Any] = stage) -> None:
+            stage()
+            session.synchronize()
+
+        found[name] = trace(waited, context.device)
+    words = ", ".join(
+        f"{name} {of['elapsed_ms']:.2f} ms of {of['launches']:.0f} kernels, {100 * of['gaps']:.0f} % gaps"
+        for name, of in found.items()
+    )
+    return {"line": words, "stages": found, "session": session.describe()}
+
+
+def _deform_conv(context: Context, contestants: Callable[[], Contestants]) -> dict[str, Any]:
+    """The sampling and the product of each level at stride 1, and from the larger level at stride 2."""
+    contestants()  # registers the kernels, and sets the stream
+    channels, axes = config_of(context).head.channels, pyramid_axes(*picture_size(context))
+    peaks = context.result("environment", "peaks")
+    found: dict[str, Any] = {}
+    with torch.inference_mode():
+        for dtype in (torch.float16, torch.float32):
+            for level, stride in [(level, 1) for level in range(3, 8)] + [(level, 2) for level in range(4, 8)]:
+                source = level if stride == 1 else level - 1
+                sizes = (axes[f"H{source}"], axes[f"W{source}"]), (axes[f"H{level}"], axes[f"W{level}"])
+                name = f"P{level} stride {stride} {str(dtype).removeprefix('torch.')}"
+                found[name] = _one_level(context, channels, *sizes, stride, dtype, peaks)
+    whole = sum(of["im2col_us"] + of["product_us"] for name, of in found.items() if name.endswith("float16"))
+    return {"line": f"P3..P7 in half, strides 1 and 2: {whole / 1000:.3f} ms", "levels": found}
+
+
+def _one_level(
+    context: Context, channels: int, source: tuple[int, int], target: tuple[int, int], stride: int,
+    dtype: torch.dtype, peaks: dict[str, Any] | None,
+) -> dict[str, float]:  # fmt: skip
+    draw = torch.Generator(device=context.device).manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw, device=context.device).to(dtype)
+
+    positions = target[0] * target[1]
+    x, offset, mask = noise(1, channels, *source), noise(1, 18, *target), noise(1, 9, *target).sigmoid()
+    weight, columns = noise(channels, 9 * channels), noise(1, 9 * channels, positions)
+    sampling = _seconds_alone(context, lambda: torch.ops.glip_export.deform_im2col(x, offset, mask, stride))
+    product = _seconds_alone(context, lambda: torch.matmul(weight, columns))
+    moved = dtype.itemsize * (x.numel() + offset.numel() + mask.numel() + columns.numel())
+    flop = 2 * weight.numel() * positions
+    found = {
+        "im2col_us": 1e6 * sampling,
+        "product_us": 1e6 * product,
+        "im2col_mb": moved / 1e6,
+        "im2col_tb_per_second": moved / sampling / 1e12,
+        "product_tflops": flop / product / 1e12,
+    }
+    if peaks is not None:
+        best = peaks["matmul_tflops"]["float16" if dtype == torch.float16 else "float32"]
+        found["im2col_share_of_copy"] = found["im2col_tb_per_second"] / peaks["copy_tb_per_second"]
+        found["product_share_of_peak"] = found["product_tflops"] / best
+    return found
+
+
+def _nms(context: Context, contestants: Callable[[], Contestants]) -> dict[str, Any]:
+    """The box selection on as many candidates as a picture can have."""
+    contestants()
+    detection = config_of(context).detection
+    count = detection.pre_nms_top_n * len(detection.anchor_strides)
+    height, width = picture_size(context)
+    found = {}
+    for batch in (1, 8):
+        draw = torch.Generator(device=context.device).manual_seed(batch)
+
+        def uniform(*shape: int, draw: torch.Generator = draw) -> torch.Tensor:
+            return torch.rand(shape, generator=draw, device=context.device)
+
+        corner = uniform(batch, count, 2) * torch.tensor([width, height], device=context.device)
+        boxes = torch.cat((corner, corner + 8 + 200 * uniform(batch, count, 2)), -1)
+        labels = (80 * uniform(batch, count)).int()
+        arguments = boxes, uniform(batch, count), labels, detection.nms_threshold, detection.detections_per_image
+        found[f"batch {batch}"] = 1e6 * _seconds_alone(context, partial(torch.ops.glip_export.nms, *arguments))
+    return {"line": ", ".join(f"{name} {us:.0f} us" for name, us in found.items()), "candidates": count, "us": found}
+
+
+def _seconds_alone(context: Context, work: Callable[[], Any]) -> float:
+    """Of one of several in a row, put by a CUDA graph: the host takes longer to put a kernel than many of them run."""
+    if context.rehearsal:
+        return best_seconds(context, work)
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(REPEATS):
+            work()
+    return best_seconds(context, graph.replay) / REPEATS
