@@ -49,13 +49,39 @@ def glip_model(context: Context) -> Glip:
 
 
 def glip_bundle(context: Context, model: Glip | None = None) -> Bundle:
-    """Its bundle in the output folder, exported by the first step that asks for it."""
+    """Its bundle in the output folder, made by the first step that asks for it.
+
+    From the skeleton in the parcel, in seconds, where there is one; else exported, which takes minutes.
+    """
+    import skeleton
+
     from glip_export import Bundle, export_onnx
 
-    folder = context.output / "full-size"
+    folder, brought = context.output / "full-size", context.parcel / _skeleton_name(context)
     if not folder.is_dir():
         partial = context.output / f"full-size.{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
-        export_onnx(model or glip_model(context), partial)
+        model = model or glip_model(context)
+        if skeleton.fits(brought, model):
+            skeleton.fill(brought, model, partial)
+        else:
+            export_onnx(model, partial)
         partial.rename(folder)
     return Bundle.open(folder)
+
+
+def prepare(context: Context) -> None:
+    """Writes the skeleton into the parcel, where there is time for the export."""
+    import skeleton
+
+    brought = context.parcel / _skeleton_name(context)
+    if not brought.is_dir():
+        model = glip_model(context)
+        bundle = glip_bundle(context, model)
+        partial = brought.with_name(f"{brought.name}.{os.getpid()}")
+        skeleton.strip(bundle.path, model, partial)
+        partial.rename(brought)
+
+
+def _skeleton_name(context: Context) -> str:
+    return "rehearsal-skeleton" if context.rehearsal else "full-size-skeleton"
