@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -74,9 +75,7 @@ def arithmetic(config: GlipConfig, work: Work) -> dict[str, dict[str, float]]:
     mb: each product's operands and result once, in half precision. The deformable convolutions count with their
     columns read; sampling, softmax, norms and elementwise work count nothing. One caption's text for the whole batch.
     """
-    with torch.device("meta"):
-        model = Glip(config).eval().requires_grad_(False)
-    model.fusion_head.fold()
+    model = _without_weights(config)
     images = torch.empty_like(work.images, device="meta")
     ids = torch.empty((1, work.tokens), dtype=torch.int64, device="meta")
     mask = torch.ones_like(ids).expand(work.batch, -1)
@@ -92,6 +91,15 @@ def arithmetic(config: GlipConfig, work: Work) -> dict[str, dict[str, float]]:
         model.fusion_head.predict(made["features"], made["text"], mask)
 
     return {name: _count(stage) for name, stage in zip(STAGES, (text, backbone, head), strict=True)}
+
+
+@cache
+def _without_weights(config: GlipConfig) -> Glip:
+    """The folded model, for shapes alone."""
+    with torch.device("meta"):
+        model = Glip(config).eval().requires_grad_(False)
+    model.fusion_head.fold()
+    return model
 
 
 def _count(stage: Callable[[], None]) -> dict[str, float]:
