@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from compact_oracle import OracleCase
 
 if TYPE_CHECKING:
     from plugins.host_kernels import HostKernels
@@ -22,12 +22,28 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 DEMO = Path(__file__).parents[1] / "demo"
+_TINY = OracleCase("tiny")
 
 
 @pytest.fixture(scope="session")
-def oracle_tiny() -> Path:
-    """The small GLIP that the original ran: weights.pth, config.yaml, bert_config.json, prompt.json, io.npz."""
-    return DATA / "oracle" / "tiny"
+def oracle_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small GLIP that the original ran: weights.pth, drawn, config.yaml, bert_config.json, prompt.json, io.npz."""
+    from filelock import FileLock
+
+    folder = _kept("oracle", _TINY.weights_key()) or _shared(tmp_path_factory) / "oracle"
+    with FileLock(_shared(tmp_path_factory) / "oracle.lock"):
+        if not (folder / "weights.pth").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in _TINY.folder.iterdir():
+                shutil.copy(file, folder)
+            _TINY.write_checkpoint(folder / "weights.partial").rename(folder / "weights.pth")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def oracle_full_dump() -> Path:
+    """config.yaml with every key of the original, and the bert_config.json of the same small GLIP."""
+    return DATA / "oracle" / "full_dump"
 
 
 @pytest.fixture(scope="session")
@@ -37,18 +53,27 @@ def oracle_small() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_io(oracle_tiny: Path) -> dict[str, np.ndarray]:
-    """The original's tensors on two pictures, by the names of the oracle's README."""
-    return dict(np.load(oracle_tiny / "io.npz"))
+def tiny_oracle() -> OracleCase:
+    """The original's numbers of the small GLIP on two pictures: see `compact_oracle`."""
+    return _TINY
 
 
 @pytest.fixture(scope="session")
-def tiny_class_map(oracle_tiny: Path) -> np.ndarray:
+def tiny_io() -> dict[str, np.ndarray]:
+    """What the small GLIP was given, raw_image0, raw_image1 and image_batch, and the original's whole tensors."""
+    from glip_export.config import load_config
+    from glip_export.image import preprocess
+
+    pictures = _TINY.pictures()
+    image = load_config(_TINY.config, (), _TINY.bert_config).image
+    drawn = {f"raw_image{number}": picture for number, picture in enumerate(pictures)}
+    return {**drawn, "image_batch": preprocess(pictures, image).images, **_TINY.whole}
+
+
+@pytest.fixture(scope="session")
+def tiny_class_map() -> np.ndarray:
     """(1, 64, 4) f32: the class map (MEAN) of the small oracle's prompt."""
-    class_map = np.zeros((1, 64, 4), np.float32)
-    for label, tokens in json.loads((oracle_tiny / "prompt.json").read_text())["positive_map"].items():
-        class_map[0, tokens, int(label) - 1] = 1 / len(tokens)
-    return class_map
+    return _TINY.class_map(64)
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +115,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
 
     if compiler() is None:
         pytest.skip("no C++ compiler: install g++, or name one in CXX")
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = _shared(tmp_path_factory)
     library = shared / "libglip_host_kernels.so"
     with FileLock(shared / "host_kernels.lock"):
         if not library.exists():
@@ -100,14 +123,18 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
     return HostKernels(library)
 
 
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all workers of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest.TempPathFactory) -> Path:
     from filelock import FileLock
 
     from glip_export import export_onnx
 
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # the same for all workers of this run
+    shared = _shared(tmp_path_factory)
     bundle = shared / name
     # A worker that crashes leaves no lock behind; one that hangs is ended before this runs out, with its test's name.
     with FileLock(shared / f"{name}.lock", timeout=1800):
@@ -124,13 +151,8 @@ def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest
 
 def _kept_export(name: str) -> Path | None:
     """Where this very export is kept between runs on a developer's machine; None in CI, which exports anew."""
-    from glip_export.bundle.files import user_cache
-
-    folder = None if os.environ.get("CI") else user_cache("tests")
-    if folder is None:
-        return None
     package = Path(__file__).parents[1] / "glip_export"
-    made_by = [package / "checkpoint.py", DEMO / "glip_demo.safetensors", DATA / "oracle" / "tiny" / "weights.pth"]
+    made_by = [package / "checkpoint.py", DEMO / "glip_demo.safetensors", *_TINY.sources]
     made_by += [
         file for room in ("bundle", "config", "graphs", "model", "data") for file in (package / room).glob("*.*")
     ]
@@ -138,7 +160,14 @@ def _kept_export(name: str) -> Path | None:
     key = hashlib.sha256(f"{package} {versions}".encode())  # a bundle remembers where its checkpoint is
     for file in sorted(made_by):
         key.update(file.read_bytes())
-    return folder / f"{name}-{key.hexdigest()[:16]}"
+    return _kept(name, key.hexdigest()[:16])
+
+
+def _kept(name: str, key: str) -> Path | None:
+    from glip_export.bundle.files import user_cache
+
+    folder = None if os.environ.get("CI") else user_cache("tests")
+    return None if folder is None else folder / f"{name}-{key}"
 
 
 def _keep(bundle: Path, kept: Path) -> None:

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 from glip_export.checkpoint import LoadReport, match, read_checkpoint, resolve_weights
 from glip_export.errors import CheckpointError
 
-WEIGHTS = Path(__file__).parent / "data" / "oracle" / "tiny" / "weights.pth"
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.tensor([1.5, -2.0])}
 
 
@@ -45,14 +44,15 @@ def same_state(path: Path) -> None:
         assert torch.equal(state[key], value)
 
 
-def test_the_tiny_checkpoint() -> None:
-    checkpoint = read_checkpoint(WEIGHTS)
+def test_the_tiny_checkpoint(oracle_tiny: Path) -> None:
+    weights = oracle_tiny / "weights.pth"
+    checkpoint = read_checkpoint(weights)
     assert len(checkpoint.state) == 314
     assert sum(tensor.dtype == torch.float32 for tensor in checkpoint.state.values()) == 305
     assert not [key for key in checkpoint.state if key.startswith("module.")]
-    assert checkpoint.sha256 == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    assert checkpoint.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert checkpoint.shapes["backbone.body.patch_embed.proj.weight"] == (24, 3, 4, 4)
-    assert checkpoint.path == WEIGHTS
+    assert checkpoint.path == weights
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -141,8 +141,8 @@ def test_cut_off_files(tmp_path: Path, legacy: bool) -> None:
         refused(path, "damaged")
 
 
-def test_cut_off_official_sized_file(tmp_path: Path) -> None:
-    data = WEIGHTS.read_bytes()
+def test_cut_off_official_sized_file(tmp_path: Path, oracle_tiny: Path) -> None:
+    data = (oracle_tiny / "weights.pth").read_bytes()
     for length in (5000, len(data) // 2, len(data) - 100_000):
         path = tmp_path / "cut.pth"
         path.write_bytes(data[:length])
@@ -213,18 +213,18 @@ def test_wrong_contents(tmp_path: Path, content: Any, message: str) -> None:
 # --- the report
 
 
-def test_match_of_the_tiny_checkpoint() -> None:
-    checkpoint = read_checkpoint(WEIGHTS)
+def test_match_of_the_tiny_checkpoint(oracle_tiny: Path) -> None:
+    checkpoint = read_checkpoint(oracle_tiny / "weights.pth")
     ignored = ("relative_position_index", "cell_anchors", "cls_logits", "position_ids")
     expected = {key: shape for key, shape in checkpoint.shapes.items() if not any(word in key for word in ignored)}
     report = match(checkpoint.state, expected)
-    report.raise_if_incomplete(WEIGHTS)
+    report.raise_if_incomplete(checkpoint.path)
     assert set(report.loaded) == set(expected)
     assert sorted(set(report.ignored.values())) == ["not a parameter", "stored but unused"]
     assert len(report.loaded) + len(report.ignored) == 314
     assert report.ignored["rpn.head.cls_logits.weight"] == "stored but unused"
     assert report.summary().startswith(f"{len(expected)} tensors loaded, {len(report.ignored)} ignored (")
-    assert report.summary().endswith("2 stored but unused), 0 missing, 0 mis-shaped")
+    assert report.summary().endswith("(2 stored but unused, 14 not a parameter), 0 missing, 0 mis-shaped")
     assert json.loads(json.dumps(report.to_json()))["missing"] == {}
 
 
@@ -274,9 +274,10 @@ def test_prompt_tuned_checkpoints() -> None:
 # --- where weights come from
 
 
-def test_local_paths(tmp_path: Path) -> None:
-    assert resolve_weights(str(WEIGHTS)) == WEIGHTS
-    assert resolve_weights(WEIGHTS) == WEIGHTS
+def test_local_paths(tmp_path: Path, oracle_tiny: Path) -> None:
+    weights = oracle_tiny / "weights.pth"
+    assert resolve_weights(str(weights)) == weights
+    assert resolve_weights(weights) == weights
     with pytest.raises(CheckpointError, match="no such weights file"):
         resolve_weights(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="cannot read"):

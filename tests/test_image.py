@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compact_oracle import OracleCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -42,21 +43,20 @@ def test_resize_shape_equals_the_original() -> None:
     assert [[w, h, *resize_shape(h, w, ImageConfig())] for w, h, _, _ in rows] == rows
 
 
-def test_preprocess_equals_the_original() -> None:
-    io_npz = np.load(ORACLE / "tiny" / "io.npz")
-    batch = preprocess([io_npz["raw_image0"], io_npz["raw_image1"]], TINY)
+def test_preprocess_equals_the_original(tiny_oracle: OracleCase) -> None:
+    batch = preprocess(tiny_oracle.pictures(), TINY)
     assert batch.images.dtype == np.float32
     assert batch.images.flags.c_contiguous
-    assert np.abs(batch.images - io_npz["image_batch"]).max() <= 1e-6
-    np.testing.assert_array_equal(batch.sizes, io_npz["image_sizes"])
-    np.testing.assert_array_equal(batch.originals, [[187, 281], [333, 310]])
+    assert tiny_oracle.compare("image_batch", batch.images) <= 1e-6
+    np.testing.assert_array_equal(batch.sizes, tiny_oracle.stored["image_sizes"])
+    np.testing.assert_array_equal(batch.originals, [[219, 287], [311, 266]])
     assert batch.sizes.dtype == batch.originals.dtype == np.int64
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_restore_boxes_equals_the_original(index: int) -> None:
-    io_npz = np.load(ORACLE / "tiny" / "io.npz")
-    resized, original = io_npz["image_sizes"][index], io_npz[f"raw_image{index}"].shape[:2]
+def test_restore_boxes_equals_the_original(tiny_oracle: OracleCase, index: int) -> None:
+    io_npz = tiny_oracle.stored
+    resized, original = io_npz["image_sizes"][index], tiny_oracle.pictures()[index].shape[:2]
     boxes = restore_boxes(io_npz[f"result{index}_boxes"], tuple(resized), original)
     assert boxes.dtype == np.float32
     assert np.abs(boxes - io_npz[f"result{index}_orig_boxes"]).max() <= 1e-3

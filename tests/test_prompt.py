@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compact_oracle import OracleCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import least, own_cpu_seconds
@@ -35,12 +36,12 @@ def test_chunks_equal_the_original(name: str) -> None:
 
 
 def test_small_oracle_prompt() -> None:
-    case = json.loads((ORACLE / "tiny" / "prompt.json").read_text())
+    case = OracleCase("tiny").prompt
     (chunk,) = Prompt.of(case["caption"]).chunks(max_query_len=64)
     assert Prompt.of(case["caption"]) == Prompt.of(case["names"])
     assert chunk.caption == case["caption"]
     assert {str(i + 1): list(tokens) for i, tokens in enumerate(chunk.class_tokens)} == case["positive_map"]
-    ids = np.load(ORACLE / "tiny" / "io.npz")["input_ids"][0]
+    ids = OracleCase("tiny").stored["input_ids"][0]
     assert chunk.input_ids.dtype == np.int64
     np.testing.assert_array_equal(chunk.input_ids, ids[ids != 0])
 

@@ -18,7 +18,7 @@ from glip_export.config import (
 )
 from glip_export.errors import ConfigError
 
-TINY = Path(__file__).parents[1] / "data" / "oracle" / "tiny"
+TINY = Path(__file__).parents[1] / "data" / "oracle" / "full_dump"
 HOLE = '[{"prefix": "there is some ", "name": "hole", "suffix": " on the road"}]'
 # As the published YAMLs hold them: Python, not JSON.
 FISH = "[{'id': 1, 'name': 'fish', 'supercategory': 'creatures'}, {'id': 2, 'name': 'jellyfish'}, ]"

@@ -24,7 +24,7 @@ from glip_export.config.yacs import literal, official_keys
 from glip_export.errors import ConfigError
 
 ORACLE = Path(__file__).parents[1] / "data" / "oracle"
-TINY, TINY_BERT = ORACLE / "tiny" / "config.yaml", ORACLE / "tiny" / "bert_config.json"
+TINY, TINY_BERT = ORACLE / "full_dump" / "config.yaml", ORACLE / "full_dump" / "bert_config.json"
 
 # The inference part of the official glip_Swin_T_O365_GoldG.yaml, in its own notation.
 OFFICIAL_C = """
@@ -486,7 +486,7 @@ def test_missing_bert_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_config(TINY, bert_config=tmp_path / "none.json")
     with pytest.raises(ConfigError, match="not a text file, so not a BERT configuration"):
-        load_config(TINY, bert_config=ORACLE / "tiny" / "weights.pth")
+        load_config(TINY, bert_config=ORACLE / "small" / "ml_nms.npz")
     with pytest.raises(ConfigError, match="LANG_DIM 64"):  # the tiny model without its BERT
         load_config(TINY)
 

@@ -15,7 +15,7 @@ from glip_export.config.keys import HONOURED, WITHOUT_INFLUENCE, Unread, refused
 from glip_export.config.yacs import official_keys, read_yaml
 from glip_export.errors import ConfigError
 
-TINY = Path(__file__).parents[1] / "data" / "oracle" / "tiny"
+TINY = Path(__file__).parents[1] / "data" / "oracle" / "full_dump"
 KEYS = official_keys()
 FUSE = "MODEL.DYHEAD.FUSE_CONFIG."
 

@@ -58,7 +58,7 @@ def configured(case) -> GlipConfig:  # type: ignore[no-untyped-def]
         *("TEST.CHUNKED_EVALUATION", str(case["chunked_evaluation"])),
         *("DATASETS.SEPARATION_TOKENS", case["separation_tokens"]),
     ]
-    return load_config(ORACLE / "tiny" / "config.yaml", overrides, ORACLE / "tiny" / "bert_config.json")
+    return load_config(ORACLE / "full_dump" / "config.yaml", overrides, ORACLE / "full_dump" / "bert_config.json")
 
 
 def asking(task: TaskConfig, found=None, **detection) -> Answers:  # type: ignore[no-untyped-def]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from compact_oracle import mean_class_map
 
 from glip_export.config import DetectionConfig
 from glip_export.model.boxes import clip, decode
@@ -15,10 +17,11 @@ from glip_export.model.selection import EMPTY, Candidates, LevelPredictions, bes
 
 
 @pytest.mark.parametrize("aggregation", ["MEAN", "MAX", "POWER"])
-def test_class_scores_equal_the_original(oracle_small: Path, tiny_class_map: np.ndarray, aggregation: str) -> None:
+def test_class_scores_equal_the_original(oracle_small: Path, aggregation: str) -> None:
     data = {name: torch.from_numpy(array) for name, array in np.load(oracle_small / "score_agg.npz").items()}
     probabilities, expected = data["probs"], data[aggregation]
-    class_map = torch.from_numpy(tiny_class_map).expand(2, -1, -1)
+    words = json.loads((oracle_small / "score_agg_prompt.json").read_text())
+    class_map = torch.from_numpy(mean_class_map(words["positive_map"], 64)).expand(2, -1, -1)
     class_map = (class_map > 0).float() if aggregation == "MAX" else class_map
     scores = class_scores(probabilities.double().logit(), class_map.double(), aggregation)
     np.testing.assert_allclose(scores.numpy(), expected[..., :4].numpy(), atol=1e-6)

@@ -20,8 +20,8 @@ def test_every_field_has_an_official_key() -> None:
     assert set(KEYS.values()) <= official_keys().keys()
 
 
-def test_an_official_dump_gives_the_official_values(oracle_tiny: Path) -> None:
-    settings = load_settings(oracle_tiny / "config.yaml")
+def test_an_official_dump_gives_the_official_values(oracle_full_dump: Path) -> None:
+    settings = load_settings(oracle_full_dump / "config.yaml")
     assert (settings.top_k, settings.alpha, settings.gamma) == (9, 0.25, 2.0)
     assert (settings.token_weight, settings.box_weight, settings.prior) == (1.0, 2.0, 0.01)
     assert (settings.learning_rate, settings.averaging, settings.steps) == (0.0001, 0.999, 40000)
