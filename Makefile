@@ -80,7 +80,7 @@ test-pythons: $(READY) engines/demo/manifest.json ## Install and run the wheel o
 GPU_PYTHON = $(if $(filter command,$(origin PYTHON)),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))
 
 test-gpu: ## Run the tests that need an NVIDIA GPU; each says why it is skipped (PYTHON=python3, nothing is installed)
-	@PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu/any_pytest.ini --rootdir . -q -rN tests/gpu $(ARGS)
+	@PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu/any_pytest.ini --rootdir . --confcutdir . -q -rN tests/gpu $(ARGS)
 
 bench-gpu: ## Measure all there is on an NVIDIA GPU within eight minutes into gpu-results/ (PYTHON=python3, ARGS="--minutes 20")
 	@PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu/run.py $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -21,7 +22,6 @@ for _folder in (ROOT / "tests", ROOT):  # not installed: a machine without netwo
         sys.path.insert(0, str(_folder))
 
 OK, FAILED, SKIPPED, CUT_OFF = "ok", "failed", "skipped", "cut off"
-DONE = (OK, SKIPPED)  # what a later start leaves as it is
 PACKAGES = ("torch", "triton", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "cuda-bindings")
 STAND_IN = "stand-in"
 
@@ -61,6 +61,13 @@ class Context:
     def file(self, step: str, part: str = "") -> Path:
         """Where a part's JSON is."""
         return self.output / f"{step}{f'--{part}' if part else ''}.json"
+
+    def is_done(self, step: str, part: str) -> bool:
+        """Whether an earlier start measured it, on the same card, and so that it need not be measured again."""
+        found = read(self.file(step, part))
+        if found is None or found["status"] != OK:
+            return False
+        return found["rehearsal"] == self.rehearsal and found["card"] == machine()["card"]
 
     def result(self, step: str, part: str = "") -> dict[str, Any] | None:
         """What a part measured, if it is there and went well."""
@@ -142,7 +149,7 @@ def write(path: Path, values: dict[str, Any]) -> None:
     from glip_export.bundle.files import atomic_write_bytes
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, (json.dumps(values, indent=1, allow_nan=True, default=_plain) + "\n").encode())
+    atomic_write_bytes(path, (json.dumps(_plain(values), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -207,5 +214,13 @@ def _version(package: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as JSON has them."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    """Values as JSON has them: NumPy's numbers and arrays too, and what is no number as its name."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from context import ROOT, Context
+from context import ROOT, Context, FailedError, SkippedError
+
+NO_TESTS = 5  # pytest's code where none was collected
 
 
 def run_tests(context: Context, paths: Sequence[str], words: Sequence[str] = (), before: Sequence[str] = ()) -> Any:
     """Runs tests of the checkout; before: a command that runs Python, such as compute-sanitizer.
 
     Returns the counts, each test that failed with its last lines, the reasons of those that were skipped, and the
-    process's code and output. Raises RuntimeError if one failed, with its name.
+    process's code and output. Raises FailedError if one failed, SkippedError if none ran.
     """
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     if context.rehearsal:
@@ -27,13 +29,28 @@ def run_tests(context: Context, paths: Sequence[str], words: Sequence[str] = (),
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
         command = [*before, sys.executable, "-m", "pytest", "-c", "tests/gpu/any_pytest.ini", "--rootdir", str(ROOT)]
-        command += ["-q", "-p", "no:cacheprovider", "--junitxml", str(report), *paths, *words]
+        command += [
+            "--confcutdir",
+            str(ROOT),
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--junitxml",
+            str(report),
+            *paths,
+            *words,
+        ]
         timeout = max(context.seconds_left, 1)
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=timeout
         )
         cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
-    return {"code": done.returncode, "output": (done.stdout + done.stderr)[-4000:], **_summary(cases)}
+    found = {"code": done.returncode, "output": (done.stdout + done.stderr)[-4000:], **_summary(cases)}
+    if found["failed"] or done.returncode not in (0, NO_TESTS) or not cases:
+        raise FailedError(f"pytest ended with {done.returncode}: {found['line']}", found)
+    if not found["counts"].get("passed"):
+        raise SkippedError(f"no test ran: {'; '.join(found['skipped'])}")
+    return found
 
 
 def _summary(cases: Sequence[ElementTree.Element]) -> dict[str, Any]:
@@ -53,8 +70,3 @@ def _summary(cases: Sequence[ElementTree.Element]) -> dict[str, Any]:
     words = ", ".join(f"{number} {word}" for word, number in sorted(counts.items())) or "no test ran"
     names = f"; failed: {', '.join(failed)}" if failed else ""
     return {"line": f"{words}{names}", "counts": dict(counts), "failed": failed, "skipped": dict(skipped)}
-
-
-def passed(found: dict[str, Any]) -> bool:
-    """Whether tests ran and none failed."""
-    return not found["failed"] and found["code"] == 0 and bool(found["counts"])

@@ -7,6 +7,7 @@ was cut off or failed. With --rehearse the same runs on a CPU with small sizes.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -21,7 +22,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from context import CUT_OFF, DONE, FAILED, OK, ROOT, SKIPPED, Context, read, run_part
+from context import CUT_OFF, FAILED, OK, ROOT, SKIPPED, Context, read, run_part
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,15 @@ class Step:
 
 
 STEPS = (
-    Step("environment", 60, "the card, the packages, its measured peaks"),
-    Step("kernels", 90, "our kernels against NumPy, all edge cases"),
-    Step("parity", 240, "every backend against the CPU: demo, oracle, full size"),
-    Step("timings", 240, "A B A B: the published form, torch:cuda, others"),
-    Step("profile", 60, "where the time goes, by kernel"),
-    Step("ap", 90, "AP of the demo model on held-out scenes"),
-    Step("tests", 180, "tests/gpu"),
-    Step("soak", 60, "many runs of changing shapes: memory and answers"),
-    Step("sanitizer", 120, "compute-sanitizer over the kernels' tests"),
+    Step("environment", 30, "the card, the packages, its measured peaks"),
+    Step("kernels", 60, "our kernels against NumPy, all edge cases"),
+    Step("parity", 150, "every backend against the CPU: demo, oracle, full size"),
+    Step("timings", 150, "A B A B: the published form, torch:cuda, others"),
+    Step("profile", 40, "where the time goes, by kernel"),
+    Step("ap", 60, "AP of the demo model on held-out scenes"),
+    Step("tests", 120, "tests/gpu"),
+    Step("soak", 40, "many runs of changing shapes: memory and answers"),
+    Step("sanitizer", 60, "compute-sanitizer over the kernels' tests"),
 )
 STYLES = {OK: "green", FAILED: "red", SKIPPED: "yellow", CUT_OFF: "red"}
 
@@ -68,6 +69,7 @@ def main(
     if inner:
         run_step(context, inner)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step's process is ended too
     chosen = [step for step in STEPS if not only or step.name in only]
     if unknown := set(only or ()) - {step.name for step in STEPS}:
         raise typer.BadParameter(f"no step {', '.join(sorted(unknown))}: {', '.join(step.name for step in STEPS)}")
@@ -82,10 +84,12 @@ def main(
 
 def run_step(context: Context, name: str) -> None:
     """In the step's own process: the parts that are not done, one after another, while there is time."""
+    from glip_export.processes import end_with_parent
+
+    end_with_parent(os.getppid())
     module = importlib.import_module(f"step_{name}")
     for part, measure in module.parts(context):
-        found = read(context.file(name, part))
-        if found is not None and found["status"] in DONE:
+        if context.is_done(name, part):
             continue
         if context.seconds_left <= 0:
             return
@@ -97,6 +101,8 @@ def run_all(context: Context, steps: list[Step]) -> None:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     context.output.mkdir(parents=True, exist_ok=True)
+    for unfinished in context.output.glob("*.partial-*"):  # an earlier run was ended in the middle of a write
+        unfinished.unlink()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
         bar = progress.add_task("", total=len(steps))
@@ -122,9 +128,9 @@ def run_process(context: Context, step: Step) -> None:
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # its own children too
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
     context.file(step.name, "process").unlink(missing_ok=True)
     if code:
         last = (context.output / f"{step.name}.log").read_text(errors="replace").strip().splitlines()[-3:]
@@ -137,7 +143,7 @@ def run_process(context: Context, step: Step) -> None:
 
 
 def report(context: Context, steps: list[Step]) -> int:
-    """The table of all parts that left a JSON; 1 if one failed."""
+    """The table of all parts that left a JSON; 1 if one failed or was cut off."""
     from rich.console import Console
     from rich.table import Table
 
@@ -146,12 +152,12 @@ def report(context: Context, steps: list[Step]) -> int:
         table.add_column(column, overflow="fold")
     failed = 0
     for step in steps:
-        files = sorted(context.output.glob(f"{step.name}--*.json"))
+        files = [path for path in sorted(context.output.glob(f"{step.name}--*.json")) if ".partial-" not in path.name]
         for path in files:
             found = read(path)
             if found is None:
                 continue
-            failed += found["status"] == FAILED
+            failed += found["status"] in (FAILED, CUT_OFF)
             style = STYLES[found["status"]]
             seconds = "" if found["seconds"] is None else f"{found['seconds']:.1f}"
             words = found["reason"] or (found["result"] or {}).get("line", "")

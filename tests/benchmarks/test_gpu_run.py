@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -72,8 +73,9 @@ def run(gpu: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def results(gpu: Path) -> dict[str, dict[str, Any]]:
-    """Every JSON that is there, all of them whole."""
-    return {path.stem.partition("--")[2]: json.loads(path.read_text()) for path in (gpu / "results").glob("*.json")}
+    """Every JSON that is there, all of them whole; what a write left unfinished has another name."""
+    paths = [path for path in (gpu / "results").glob("*.json") if ".partial-" not in path.name]
+    return {path.stem.partition("--")[2]: json.loads(path.read_text()) for path in paths}
 
 
 def notes(gpu: Path) -> list[str]:
@@ -98,7 +100,7 @@ def test_all_parts_leave_their_json(gpu: Path) -> None:
     for one in found.values():
         assert one["rehearsal"] is True and one["card"] and one["versions"]["torch"] and one["step"] == "environment"
     assert run(gpu).returncode == 0
-    assert notes(gpu) == ["one", "two", "three", "four"], "what is done was done again"
+    assert notes(gpu) == ["one", "two", "three", "four", "two"], "only what was skipped is tried again"
 
 
 def test_a_part_that_fails_is_told_and_tried_again(gpu: Path) -> None:
@@ -124,7 +126,7 @@ def test_a_process_that_dies_is_told(gpu: Path) -> None:
 
 def test_a_part_that_hangs_ends_with_the_budget(gpu: Path) -> None:
     say(gpu, "hangs-two")
-    run(gpu, "--minutes", "0.1")
+    assert run(gpu, "--minutes", "0.1").returncode == 1
     assert results(gpu)["two"]["status"] == "cut off" and results(gpu)["one"]["status"] == "ok"
 
 
@@ -149,17 +151,38 @@ def test_cut_off_at_any_moment_it_goes_on(gpu: Path, seed: int) -> None:
 
 def kill_all(gpu: Path, process: subprocess.Popen[bytes]) -> None:
     """The run and its step's process, as a machine that is taken away would."""
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            mine = str(gpu / "run.py").encode() in entry.read_bytes()
-        except OSError:
-            continue
-        if mine:
-            try:
-                os.kill(int(entry.parent.name), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    for number in running(gpu):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     process.wait()
+
+
+def running(gpu: Path) -> list[int]:
+    """The numbers of the run's processes."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(gpu / "run.py").encode() in entry.read_bytes():
+                found.append(int(entry.parent.name))
+    return found
+
+
+def test_a_run_that_is_ended_ends_its_step(gpu: Path) -> None:
+    say(gpu, "hangs-one")
+    process = subprocess.Popen(command(gpu), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: bool(notes(gpu)))
+    process.terminate()
+    process.wait()
+    wait_until(lambda: not running(gpu))
+    assert results(gpu)["one"]["status"] == "cut off"
+
+
+def test_a_rehearsals_results_are_not_the_real_runs(gpu: Path) -> None:
+    assert run(gpu).returncode == 0
+    words = [word for word in command(gpu) if word != "--rehearse"]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+    assert notes(gpu) == ["one", "two", "three", "four"] * 2
+    assert {one["rehearsal"] for one in results(gpu).values()} == {False}
 
 
 def test_a_step_that_is_not_there_is_refused(gpu: Path) -> None:
