@@ -16,6 +16,7 @@ from glip_export.model.glip import Glip
 from glip_export.runtime.cuda.session import DeviceSession
 from glip_export.runtime.session import Session
 
+SESSION_WARM = 8  # a CUDA graph is made at the second run with the same memory, of which two or three take turns
 PRECISIONS = {"fp32": ("ieee", None), "TF32": ("tf32", None), "fp16 autocast": ("tf32", torch.float16)}
 
 
@@ -61,7 +62,7 @@ def session_row(name: str, session: Session, work: Work) -> Row:
 
     precision = getattr(session, "precision", "fp32")
     facts = {"precision": precision, "tokens": work.tokens, "comparable": True}
-    return Row(name, prepare, facts=facts, notes=notes)
+    return Row(name, prepare, facts=facts, notes=notes, warm=SESSION_WARM)
 
 
 def _module_row(model: Glip, work: Work, form: str, precision: str) -> Row:

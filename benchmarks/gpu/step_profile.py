@@ -15,7 +15,7 @@ from step_environment import _seconds as best_seconds
 
 from glip_export.graphs.contracts import pyramid_axes
 
-WORD, WARM = "torch:cuda:fp16", 4
+WORD = "torch:cuda:fp16"
 REPEATS = 10  # of a kernel that is timed alone, in one CUDA graph
 
 
@@ -49,7 +49,7 @@ def _stages(
     row = them.backend(WORD, WORD, them.work(1, prompt), **options)
     session = them.session(WORD, **options)
     stages = row.prepare()
-    for _ in range(WARM):
+    for _ in range(2 if context.rehearsal else row.warm):
         for _, stage in stages:
             stage()
     found: dict[str, Any] = {}

@@ -97,7 +97,7 @@ class _Stage:
         rehearsal = self._context.rehearsal
         rows, others = opened(makers)
         rounds, seconds = (3, 3.0) if rehearsal else (ROUNDS, min(SECONDS, max(2.0, self._context.seconds_left / 3)))
-        found = take_turns(rows, self.contestants.clock, rounds, seconds, 2 if rehearsal else 3, self._context.device)
+        found = take_turns(rows, self.contestants.clock, rounds, seconds, 2 if rehearsal else 0, self._context.device)
         self._hold_together(found)
         asked = arithmetic(self.contestants.config, work)
         for facts in found.values():

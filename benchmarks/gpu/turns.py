@@ -65,16 +65,17 @@ class Row:
     mode: Callable[[], AbstractContextManager[Any]] = nullcontext
     facts: dict[str, Any] = field(default_factory=dict)
     notes: Callable[[], dict[str, Any]] = dict  # more facts, asked for after the last turn
+    warm: int = 3  # runs before the first turn
 
 
 def take_turns(
-    rows: Sequence[Row], clock: Clock, rounds: int, seconds: float, warm: int = 3, device: str = "cpu"
+    rows: Sequence[Row], clock: Clock, rounds: int, seconds: float, warm: int = 0, device: str = "cpu"
 ) -> dict[str, dict[str, Any]]:
     """Each row's facts, times and result (under "result"), or, where it failed, its words under "failed".
 
-    Every row is prepared and run `warm` times; then, round by round, each that still lives runs once, until there are
-    `rounds` of them or `seconds` have passed since the first (never fewer than LEAST_ROUNDS). A row that fails is left
-    out from then on and the others go on.
+    Every row is prepared and run `warm` times (0: as the row says). Then, round by round, each that still lives runs
+    once, until there are `rounds` of them or `seconds` have passed since the first, never fewer than LEAST_ROUNDS.
+    A row that fails is left out from then on and the others go on.
     """
     found: dict[str, dict[str, Any]] = {}
     living: dict[str, tuple[Row, Stages]] = {}
@@ -83,7 +84,7 @@ def take_turns(
         try:
             with row.mode():
                 stages = row.prepare()
-                found[row.name] |= _warm_up(stages, warm, device)
+                found[row.name] |= _warm_up(stages, warm or row.warm, device)
         except Exception as error:  # whatever a library raises, the other rows are worth their time
             found[row.name]["failed"] = words(error)
         else:
