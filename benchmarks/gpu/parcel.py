@@ -49,7 +49,7 @@ def _fetch(package: str, folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--implementation", "cp", "--python-version", PYTHON, "--dest", wheels]
         command += [word for platform in PLATFORMS for word in ("--platform", platform)]
-        done = subprocess.run([*command, package], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, package], capture_output=True, text=True, encoding="utf-8", check=False)
         found = list(Path(wheels).glob("*.whl"))
         if done.returncode or not found:
             last = (done.stderr.strip() or "no wheel").splitlines()[-1]

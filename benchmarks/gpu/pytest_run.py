@@ -42,7 +42,14 @@ def run_tests(context: Context, paths: Sequence[str], words: Sequence[str] = (),
         ]
         timeout = max(context.seconds_left, 1)
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=timeout
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            timeout=timeout,
         )
         cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
     found = {"code": done.returncode, "output": (done.stdout + done.stderr)[-4000:], **_summary(cases)}

@@ -65,7 +65,12 @@ class ReferenceProcess:
         words = [sys.executable, str(Path(__file__).resolve()), model, str(context.output), str(context.parcel)]
         words += ["rehearsal"] if context.rehearsal else []
         self._process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
         )
 
     def wait(self) -> None:

@@ -133,7 +133,7 @@ def run_process(context: Context, step: Step) -> None:
             process.wait()
     context.file(step.name, "process").unlink(missing_ok=True)
     if code:
-        last = (context.output / f"{step.name}.log").read_text(errors="replace").strip().splitlines()[-3:]
+        last = (context.output / f"{step.name}.log").read_text("utf-8", "replace").strip().splitlines()[-3:]
         reason = f"its process ended with {code}: {' / '.join(last)}"
 
         def fail() -> dict[str, object]:

@@ -33,7 +33,11 @@ def _machine(context: Context) -> dict[str, Any]:
     tools = ("nvcc", "ncu", "nsys", "compute-sanitizer", "g++", "nvidia-smi")
     packages = (
         subprocess.run(
-            ["nvidia-smi", "-q", "-d", "CLOCK,POWER,MEMORY"], capture_output=True, text=True, check=False
+            ["nvidia-smi", "-q", "-d", "CLOCK,POWER,MEMORY"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
         ).stdout
         if shutil.which("nvidia-smi")
         else ""
