@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from glip_export.model.glip import Glip
 
 FULL, SMALL = (800, 1216), (160, 224)  # H, W
+SKELETON = "full-size-skeleton"  # in the parcel
 
 
 def picture_size(context: Context) -> tuple[int, int]:
@@ -84,4 +85,4 @@ def prepare(context: Context) -> None:
 
 
 def _skeleton_name(context: Context) -> str:
-    return "rehearsal-skeleton" if context.rehearsal else "full-size-skeleton"
+    return "rehearsal-skeleton" if context.rehearsal else SKELETON

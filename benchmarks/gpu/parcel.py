@@ -8,16 +8,21 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import full_size
 import models
 import step_ap
 import typer
+from context import Context
 
 SCENES = 200
 PYTHON, PLATFORMS = "3.12", ("manylinux2014_x86_64", "manylinux_2_28_x86_64")  # of the machine that it goes to
 
 
 def prepare(folder: Path, scenes: int = SCENES) -> None:
-    """The demo's bundle, held-out scenes, the CPU's AP on them, and pycocotools; what is there already stays."""
+    """The demo's bundle, held-out scenes, the CPU's AP on them, pycocotools, and the full size's skeleton.
+
+    What is there already stays.
+    """
     from glip_export.bundle import Bundle
     from glip_export.evaluation import CocoDataset
 
@@ -39,6 +44,9 @@ def prepare(folder: Path, scenes: int = SCENES) -> None:
     if not (folder / step_ap.PACKAGES).is_dir():
         _fetch("pycocotools", folder / step_ap.PACKAGES)
     _say(folder / step_ap.PACKAGES)
+    with tempfile.TemporaryDirectory(prefix="glip-full-size-") as output:  # a gigabyte for some minutes
+        full_size.prepare(Context(Path(output), parcel=folder))
+    _say(folder / full_size.SKELETON)
 
 
 def _fetch(package: str, folder: Path) -> None:
