@@ -7,28 +7,42 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from context import ROOT, Context
 
 if TYPE_CHECKING:
+    from compact_oracle import OracleCase
+
     from glip_export.bundle import Bundle
     from glip_export.model.glip import Glip
 
-DEMO, FULL = "demo", "full-size"
+DEMO, ORACLE, FULL = "demo", "oracle", "full-size"
 
 
 def bundle_of(context: Context, name: str) -> Bundle:
-    """The trained demo model's, or the full-size GLIP-T (C)'s that the timings take too."""
+    """The trained demo model's, the original's small one, or the full-size GLIP-T (C)'s that the timings take too."""
     if name == FULL:
         from full_size import glip_bundle
 
         return glip_bundle(context)
+    if name == ORACLE:
+        return _once(context, name, lambda folder: export(_oracle_model(), folder))
     if (brought := context.parcel / DEMO).is_dir():
         return _once(context, name, lambda folder: shutil.copytree(brought, folder))
     return _once(context, name, lambda folder: export(demo_model(), folder))
+
+
+@cache
+def oracle() -> OracleCase:
+    """The small GLIP that the original ran, and what it gave."""
+    from compact_oracle import OracleCase
+
+    return OracleCase("tiny")
 
 
 def _once(context: Context, name: str, make: Callable[[Path], object]) -> Bundle:
@@ -57,3 +71,11 @@ def demo_model() -> Glip:
 
     demo = ROOT / "demo"
     return load_model(demo / "glip_demo.safetensors", demo / "glip_demo.yaml", bert_config=demo / "bert_config.json")
+
+
+def _oracle_model() -> Glip:
+    from glip_export import load_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = oracle().write_checkpoint(Path(folder) / "weights.pth")
+        return load_model(weights, oracle().config, bert_config=oracle().bert_config)

@@ -12,8 +12,9 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from context import DONE, Context, FailedError, Part, read
-from models import DEMO, FULL, bundle_of
+from context import Context, FailedError, Part
+from models import DEMO, FULL, ORACLE, bundle_of, oracle
+from original import against_original
 from reference import Reference, ReferenceProcess
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ SMALL_BACKENDS = (
 )
 BACKENDS = {  # full size: the stand-in runs torch:cuda's program, so once is enough
     DEMO: SMALL_BACKENDS,
+    ORACLE: SMALL_BACKENDS,
     FULL: ("torch:cuda:fp16", "torch:cuda:fp32", "torch:cuda:bf16", *SMALL_BACKENDS[-2:], "stand-in:fp16"),
 }
 LOWER = ("fp16", "bf16")
@@ -56,7 +58,7 @@ def parts(context: Context) -> list[Part]:
         for model, backends in BACKENDS.items()
         for backend in backends
     ]
-    missing = [name for name, model, _ in found if model == FULL and not _is_done(context, name)]
+    missing = [name for name, model, _ in found if model == FULL and not context.is_done("parity", name)]
     wait: Callable[[], None] = cache(ReferenceProcess(context, FULL).wait) if missing else lambda: None
     return [
         (name, partial(_measure, context, model, backend, wait if model == FULL else lambda: None))
@@ -67,11 +69,14 @@ def parts(context: Context) -> list[Part]:
 @cache
 def subject(context: Context, model: str) -> Subject:
     """Its bundle, exported if it is not there yet."""
-    from glip_export.parity.cases import built_in_cases
+    from glip_export.parity.cases import Case, built_in_cases
 
     bundle = bundle_of(context, model)
+    image = bundle.config.image
     if model == FULL:
         cases = list(_full_size_cases(context, bundle.config))
+    elif model == ORACLE:
+        cases = [Case("the original's pictures", tuple(oracle().pictures()), oracle().prompt["caption"], image)]
     else:
         cases = built_in_cases(bundle.config, quick=context.rehearsal)
     return Subject(bundle, cases, Reference(bundle, context.output / "reference" / model))
@@ -104,6 +109,9 @@ def _measure(context: Context, model: str, backend: str, wait: Callable[[], None
         problems = ladder.failures()
     problems += [f"{name}: not the same each time" for name in differing]
     line = f"{precision.line()}; worst tensor {_worst(ladder)}"
+    if model == ORACLE:
+        found["original"], beyond = against_original(runs[-1], backend.endswith(LOWER))
+        problems += beyond
     if problems:
         raise FailedError(
             f"{len(problems)} wrong: {problems[0]}; {line}", {**found, "line": line, "problems": problems}
@@ -177,8 +185,3 @@ def _full_size_cases(context: Context, config: GlipConfig) -> Iterator[Case]:
     picture = np.ascontiguousarray(photo[:rows, :columns])
     for name, prompt in PROMPTS.items():
         yield Case(f"{height}x{width}, {name}", (picture,), prompt, config.image, (height, width))
-
-
-def _is_done(context: Context, name: str) -> bool:
-    found = read(context.file("parity", name))
-    return found is not None and found["status"] in DONE

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
 
 import step_parity
 from context import Context, run_part
-from models import DEMO, FULL
+from models import DEMO, FULL, ORACLE, oracle
 from reference import Reference, ReferenceProcess
 
 from glip_export import Bundle
@@ -24,8 +24,8 @@ from glip_export import Bundle
 
 @pytest.fixture
 def context(tiny_bundle: Path, tmp_path: Path) -> Context:
-    """With a small bundle in the place of both."""
-    for name in (DEMO, FULL):
+    """With a small bundle in the place of all three; it is the oracle's."""
+    for name in (DEMO, ORACLE, FULL):
         shutil.copytree(tiny_bundle, tmp_path / name, ignore=shutil.ignore_patterns("cache"))
     return Context(tmp_path, rehearsal=True, parcel=tmp_path / "none")
 
@@ -47,6 +47,23 @@ def test_right_backends_pass(context: Context) -> None:
     assert fp16["precision"]["counted"] > 0
     assert fp16["session"]["cuda_graphs"]["vision_backbone"] > 0
     assert (fp32["differing"], fp16["differing"]) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["oracle-torch-cuda-fp32", "oracle-stand-in-fp16"])
+def test_the_originals_own_numbers(context: Context, name: str) -> None:
+    found = measured(context, name)
+    assert found["status"] == "ok", found["reason"]
+    original = found["result"]["original"]
+    assert original["recall"]["counted"] > 0
+    assert max(original["tensors"].values()) < (1e-4 if name.endswith("fp32") else 0.05)
+    assert len(original["tensors"]) == 6
+
+
+def test_other_numbers_than_the_originals_fail(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(oracle().stored, "fpn_P4@val", oracle().stored["fpn_P4@val"] * 1.01)
+    found = measured(context, "oracle-torch-cuda-fp32")
+    assert found["status"] == "failed"
+    assert "fpn_P4" in found["reason"]
 
 
 def test_what_is_not_here_is_skipped_with_its_reason(context: Context) -> None:
