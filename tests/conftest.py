@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 DEMO = Path(__file__).parents[1] / "demo"
-_TINY = OracleCase("tiny")
+_TINY, _UNFUSED = OracleCase("tiny"), OracleCase("tiny_unfused")
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +93,22 @@ def tiny_bundle(tiny_model: Glip, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
+def tiny_unfused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the small GLIP without fusion, likewise."""
+    from glip_export import load_model
+
+    folder = _kept("oracle", _UNFUSED.weights_key()) or _shared(tmp_path_factory) / "oracle-unfused"
+
+    def load() -> Glip:  # under the export's lock
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "weights.pth").exists():
+            _UNFUSED.write_checkpoint(folder / "weights.partial").rename(folder / "weights.pth")
+        return load_model(folder / "weights.pth", _UNFUSED.config, bert_config=_UNFUSED.bert_config)
+
+    return _exported_once("tiny_unfused", load, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained demo model's bundle, exported once for all of pytest's workers; not to be changed."""
     weights = DEMO / "glip_demo.safetensors"
@@ -152,7 +168,7 @@ def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest
 def _kept_export(name: str) -> Path | None:
     """Where this very export is kept between runs on a developer's machine; None in CI, which exports anew."""
     package = Path(__file__).parents[1] / "glip_export"
-    made_by = [package / "checkpoint.py", DEMO / "glip_demo.safetensors", *_TINY.sources]
+    made_by = [package / "checkpoint.py", DEMO / "glip_demo.safetensors", *_TINY.sources, *_UNFUSED.sources]
     made_by += [
         file for room in ("bundle", "config", "graphs", "model", "data") for file in (package / room).glob("*.*")
     ]

@@ -10,7 +10,7 @@ from compact_oracle import OracleCase
 from plugins.host_kernels import HostKernels
 from runtime.torch_cuda.host_device import open_on_host
 
-from glip_export import Detector, export_onnx, load_model
+from glip_export import Detector
 from glip_export.bundle import Bundle
 from glip_export.parity.metrics import compare
 from glip_export.parity.pairing import Detections
@@ -27,12 +27,8 @@ def oracle(request: pytest.FixtureRequest) -> OracleCase:
 
 
 @pytest.fixture(scope="module")
-def bundle(oracle: OracleCase, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp(oracle.name)
-    weights = folder / "weights.pth"
-    oracle.write_checkpoint(weights)
-    export_onnx(load_model(weights, oracle.config, bert_config=oracle.bert_config), folder / "bundle")
-    return Bundle.open(folder / "bundle", verify=False)
+def bundle(oracle: OracleCase, request: pytest.FixtureRequest) -> Bundle:
+    return Bundle.open(request.getfixturevalue(f"{oracle.name}_bundle"), verify=False)
 
 
 @pytest.fixture(scope="module")
