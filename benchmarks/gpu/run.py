@@ -119,6 +119,8 @@ def run_process(context: Context, step: Step) -> None:
     command = [sys.executable, str(Path(__file__).resolve()), "--inner", step.name, "--output", str(context.output)]
     command += ["--deadline", str(time.time() + limit)] + (["--rehearse"] if context.rehearsal else [])
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    if context.rehearsal:
+        environment["OMP_NUM_THREADS"] = "1"  # more threads than free cores make PyTorch several times slower
     with open(context.output / f"{step.name}.log", "wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
