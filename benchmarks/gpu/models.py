@@ -1,6 +1,6 @@
 """The bundles that the steps run, each put into the output folder once a run by whoever asks first.
 
-The demo's is brought along in the parcel, for exporting it takes the machine's minutes; without one it is exported.
+From the skeletons that the parcel brings (`skeleton`), for an export takes the machine's minutes; else exported.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,15 +25,35 @@ DEMO, ORACLE, FULL = "demo", "oracle", "full-size"
 
 def bundle_of(context: Context, name: str) -> Bundle:
     """The trained demo model's, the original's small one, or the full-size GLIP-T (C)'s that the timings take too."""
-    if name == FULL:
-        from full_size import glip_bundle
+    import skeleton
+    from full_size import glip_bundle
 
+    from glip_export import Bundle, export_onnx
+
+    if name == FULL:
         return glip_bundle(context)
-    if name == ORACLE:
-        return _once(context, name, lambda folder: export(_oracle_model(), folder))
-    if (brought := context.parcel / DEMO).is_dir():
-        return _once(context, name, lambda folder: shutil.copytree(brought, folder))
-    return _once(context, name, lambda folder: export(demo_model(), folder))
+    folder, brought = context.output / name, context.parcel / name
+    if not folder.is_dir():  # a start that was cut off leaves none
+        partial = context.output / f"{name}.{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        model = MODELS[name]()
+        if skeleton.fits(brought, model):
+            skeleton.fill(brought, model, partial)
+        else:
+            export_onnx(model, partial)
+        partial.rename(folder)
+    return Bundle.open(folder)
+
+
+def prepare(context: Context, name: str) -> None:
+    """Writes the skeleton of the demo's or the original's bundle into the parcel, if it is not there."""
+    import skeleton
+
+    brought = context.parcel / name
+    if not brought.is_dir():
+        partial = brought.with_name(f"{name}.{os.getpid()}")
+        skeleton.strip(bundle_of(context, name).path, MODELS[name](), partial)
+        partial.rename(brought)
 
 
 @cache
@@ -45,28 +64,7 @@ def oracle() -> OracleCase:
     return OracleCase("tiny")
 
 
-def _once(context: Context, name: str, make: Callable[[Path], object]) -> Bundle:
-    """The bundle of that name; a start that was cut off leaves none."""
-    from glip_export import Bundle
-
-    folder = context.output / name
-    if not folder.is_dir():
-        partial = context.output / f"{name}.{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        make(partial)
-        partial.rename(folder)
-    return Bundle.open(folder)
-
-
-def export(model: Glip, folder: Path) -> None:
-    """Its bundle in the folder."""
-    from glip_export import export_onnx
-
-    export_onnx(model, folder)
-
-
-def demo_model() -> Glip:
-    """The trained model of the repository."""
+def _demo_model() -> Glip:
     from glip_export import load_model
 
     demo = ROOT / "demo"
@@ -79,3 +77,6 @@ def _oracle_model() -> Glip:
     with tempfile.TemporaryDirectory() as folder:
         weights = oracle().write_checkpoint(Path(folder) / "weights.pth")
         return load_model(weights, oracle().config, bert_config=oracle().bert_config)
+
+
+MODELS = {DEMO: _demo_model, ORACLE: _oracle_model}

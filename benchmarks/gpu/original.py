@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from glip_export.parity.run import Outputs
 
 
-def against_original(outputs: Outputs, lower: bool) -> tuple[dict[str, Any], list[str]]:
-    """What was found, and what of it is wrong: beyond the ladder's tolerance, or in lower precision, not found again.
+def against_original(outputs: Outputs, share: float | None) -> tuple[dict[str, Any], list[str]]:
+    """What was found, and what of it is wrong: beyond the ladder's tolerance, or too few found again.
 
-    outputs: of the oracle's pictures as one batch and its caption, in resized pixels. Feature maps and text are held to
-    the original's samples of them.
+    outputs: of the oracle's pictures as one batch and its caption, in resized pixels; feature maps and text are held to
+    the original's samples of them. share: of its clear detections that must be there, in lower precision; None for
+    fp32, which is held to the ladder's tolerance throughout.
     """
     from glip_export.config import load_config
     from glip_export.parity.metrics import Tolerance
@@ -33,8 +34,9 @@ def against_original(outputs: Outputs, lower: bool) -> tuple[dict[str, Any], lis
     theirs = [_original(picture) for picture in range(len(ours))]
     recall = together(found_again(a, b) for a, b in zip(theirs, ours, strict=True))
     pairs = [pair(a, b, tolerance, threshold) for a, b in zip(theirs, ours, strict=True)]
-    if lower:
-        problems = [] if recall.counted and recall.within() else ["the original's clear detections are not found again"]
+    if share is not None:
+        again = recall.counted > 0 and recall.within(share)
+        problems = [] if again else [f"{recall.found} of the original's {recall.counted} clear detections found again"]
     else:
         problems = [
             f"{name}: {value:.1e} off the original's" for name, value in far.items() if not value <= tolerance.relative

@@ -19,33 +19,29 @@ PYTHON, PLATFORMS = "3.12", ("manylinux2014_x86_64", "manylinux_2_28_x86_64")  #
 
 
 def prepare(folder: Path, scenes: int = SCENES) -> None:
-    """The demo's bundle, held-out scenes, the CPU's AP on them, pycocotools, and the full size's skeleton.
+    """Held-out scenes, pycocotools, the three bundles' skeletons, and the CPU's AP on the scenes.
 
     What is there already stays.
     """
-    from glip_export.bundle import Bundle
-    from glip_export.evaluation import CocoDataset
-
-    if not (folder / models.DEMO).is_dir():
-        models.export(models.demo_model(), folder / models.DEMO)
-    _say(folder / models.DEMO)
     annotations = folder / step_ap.SCENES / "annotations.json"
     if not annotations.is_file():
         from glip_export.training.scenes import scene_sets, write_scenes
 
         write_scenes(scene_sets()["val"], scenes, annotations.parent)
     _say(annotations.parent)
-    if not (folder / step_ap.REFERENCE).is_file():
-        bundle = Bundle.open(folder / models.DEMO)
-        dataset = CocoDataset.read(annotations, annotations.parent / "images")
-        asked = {"weights": bundle.weights.sha256, "annotations": dataset.sha256, "limit": None}
-        found = step_ap.write_reference(folder / step_ap.REFERENCE, asked, bundle, dataset)
-        typer.echo(f"the CPU's AP on them: {found['scores']['AP']:.4f}")
     if not (folder / step_ap.PACKAGES).is_dir():
         _fetch("pycocotools", folder / step_ap.PACKAGES)
     _say(folder / step_ap.PACKAGES)
-    with tempfile.TemporaryDirectory(prefix="glip-full-size-") as output:  # a gigabyte for some minutes
-        full_size.prepare(Context(Path(output), parcel=folder))
+    with tempfile.TemporaryDirectory(prefix="glip-parcel-") as output:  # a gigabyte for some minutes
+        context = Context(Path(output), parcel=folder)
+        for name in models.MODELS:
+            models.prepare(context, name)
+            _say(folder / name)
+        if not (folder / step_ap.REFERENCE).is_file():
+            dataset = step_ap.read_scenes(context)
+            bundle = models.bundle_of(context, models.DEMO)
+            step_ap.write_reference(folder / step_ap.REFERENCE, step_ap.asked_of(bundle, dataset), bundle, dataset)
+        full_size.prepare(context)
     _say(folder / full_size.SKELETON)
 
 

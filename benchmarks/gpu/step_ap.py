@@ -85,7 +85,7 @@ def read_scenes(context: Context, limit: int | None = None) -> CocoDataset:
 
 def reference(context: Context, bundle: Bundle, dataset: CocoDataset, limit: int | None) -> dict[str, float | None]:
     """The CPU's scores: the parcel's if they are of this model and these scenes, else measured here."""
-    asked = {"weights": bundle.weights.sha256, "annotations": dataset.sha256, "limit": limit}
+    asked = asked_of(bundle, dataset, limit)
     for path in (context.parcel / REFERENCE, kept := context.output / REFERENCE):
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
@@ -94,6 +94,11 @@ def reference(context: Context, bundle: Bundle, dataset: CocoDataset, limit: int
         if isinstance(known, dict) and known.get("asked") == asked:
             return known["scores"]
     return write_reference(kept, asked, bundle, dataset)["scores"]
+
+
+def asked_of(bundle: Bundle, dataset: CocoDataset, limit: int | None = None) -> dict[str, Any]:
+    """What tells one reference from another."""
+    return {"weights": bundle.weights.sha256, "annotations": dataset.sha256, "limit": limit}
 
 
 def write_reference(path: Any, asked: dict[str, Any], bundle: Bundle, dataset: CocoDataset) -> dict[str, Any]:

@@ -39,10 +39,11 @@ BACKENDS = {  # full size: the stand-in runs torch:cuda's program, so once is en
     FULL: ("torch:cuda:fp16", "torch:cuda:fp32", "torch:cuda:bf16", *SMALL_BACKENDS[-2:], "stand-in:fp16"),
 }
 LOWER = ("fp16", "bf16")
+NEAR_EMULATED = 0.05  # a share of detections by which two bf16 programs may differ
 RUNS = 6  # of a case: pictures take turns in two buffers, and the third run of each is launched as a CUDA graph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A model, what it is asked, and what the CPU answers."""
 
@@ -103,20 +104,47 @@ def _measure(context: Context, model: str, backend: str, wait: Callable[[], None
     precision = PrecisionReport(together(recalls), nonfinite)
     found = {**_ladder_facts(ladder), "precision": _precision_facts(precision), "differing": differing, "session": told}
     broken = [rule for compared in ladder.cases for rule in (*compared.broken, *filter(None, [compared.error]))]
-    if backend.endswith(LOWER):
-        problems = broken + ([] if precision.passed else [precision.line()])
+    lower, share = backend.endswith(LOWER), 0.0
+    if lower:
+        share = _least_share(of, model, backend)
+        found["precision"]["least_share"] = share
+        again = precision.recall.counted > 0 and precision.recall.within(share) and not nonfinite
+        problems = broken + ([] if again else [precision.line()])
     else:
         problems = ladder.failures()
     problems += [f"{name}: not the same each time" for name in differing]
     line = f"{precision.line()}; worst tensor {_worst(ladder)}"
     if model == ORACLE:
-        found["original"], beyond = against_original(runs[-1], backend.endswith(LOWER))
+        found["original"], beyond = against_original(runs[-1], share if lower else None)
         problems += beyond
     if problems:
         raise FailedError(
             f"{len(problems)} wrong: {problems[0]}; {line}", {**found, "line": line, "problems": problems}
         )
     return {"line": line, **found}
+
+
+@cache
+def _least_share(of: Subject, model: str, backend: str) -> float:
+    """Of the clear detections, what is to be found again.
+
+    On the oracle's untrained weights bf16's 8 bits do not find what fp32 does, whoever computes: there it is held to
+    the same graphs on the CPU, each value rounded to bf16.
+    """
+    from glip_export.parity.recall import SHARE
+
+    if model != ORACLE or not backend.endswith("bf16"):
+        return SHARE
+    import onnx_ir
+
+    from glip_export.graphs.contracts import GRAPHS
+    from glip_export.graphs.precision import convert
+    from glip_export.parity.precision_check import check_precision
+
+    bundle = of.bundle
+    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, "bf16") for name, spec in GRAPHS.items()}
+    emulated = check_precision(bundle, graphs, of.cases).recall.recall
+    return min(SHARE, emulated - NEAR_EMULATED)
 
 
 def _ladder_facts(ladder: ParityResult) -> dict[str, Any]:

@@ -59,6 +59,16 @@ def test_the_originals_own_numbers(context: Context, name: str) -> None:
     assert len(original["tensors"]) == 6
 
 
+def test_bf16_is_held_to_what_bf16_can_do(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(context, "oracle-torch-cuda-bf16")
+    assert found["status"] == "ok", found["reason"]
+    assert 0.6 < found["result"]["precision"]["least_share"] < 0.95
+    monkeypatch.setattr(step_parity, "_least_share", lambda *_: 0.95)
+    found = measured(context, "oracle-torch-cuda-bf16")
+    assert found["status"] == "failed"
+    assert "of the original's" in " ".join(found["result"]["problems"])
+
+
 def test_other_numbers_than_the_originals_fail(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(oracle().stored, "fpn_P4@val", oracle().stored["fpn_P4@val"] * 1.01)
     found = measured(context, "oracle-torch-cuda-fp32")
