@@ -32,6 +32,10 @@ class SkippedError(Exception):
     """A part that this machine cannot do; the text says why."""
 
 
+class CutOffError(Exception):
+    """A part whose time was over before it was done."""
+
+
 class FailedError(Exception):
     """A part whose result is not what it should be; the result is kept beside the text."""
 
@@ -131,6 +135,8 @@ def run_part(context: Context, step: str, part: str, measure: Callable[[], dict[
         result = measure()
     except SkippedError as error:
         status, reason = SKIPPED, str(error)
+    except (CutOffError, subprocess.TimeoutExpired) as error:
+        status, reason = CUT_OFF, str(error)
     except FailedError as error:
         status, reason, result = FAILED, str(error), error.result
     except Exception as error:  # of whatever kind: the others go on

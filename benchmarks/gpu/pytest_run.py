@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 from context import ROOT, Context, FailedError, SkippedError
 
 NO_TESTS = 5  # pytest's code where none was collected
+SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: .*")  # compute-sanitizer's
 
 
 def run_tests(context: Context, paths: Sequence[str], words: Sequence[str] = (), before: Sequence[str] = ()) -> Any:
@@ -52,7 +54,12 @@ def run_tests(context: Context, paths: Sequence[str], words: Sequence[str] = (),
             timeout=timeout,
         )
         cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
-    found = {"code": done.returncode, "output": (done.stdout + done.stderr)[-4000:], **_summary(cases)}
+    found = {
+        "code": done.returncode,
+        "output": (done.stdout + done.stderr)[-4000:],
+        "summaries": SUMMARY.findall(done.stdout + done.stderr),
+        **_summary(cases),
+    }
     if found["failed"] or done.returncode not in (0, NO_TESTS) or not cases:
         raise FailedError(f"pytest ended with {done.returncode}: {found['line']}", found)
     if not found["counts"].get("passed"):

@@ -22,7 +22,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from context import CUT_OFF, FAILED, OK, ROOT, SKIPPED, Context, read, run_part
+from context import CUT_OFF, FAILED, OK, ROOT, SKIPPED, Context, CutOffError, read, run_part
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,14 @@ def run_process(context: Context, step: Step) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     context.file(step.name, "process").unlink(missing_ok=True)
-    if code:
+    if code is None and not any(context.output.glob(f"{step.name}--*.json")):
+        reason = f"no part of it began within {limit:.0f} s"
+
+        def hang() -> dict[str, object]:
+            raise CutOffError(reason)
+
+        run_part(context, step.name, "process", hang)
+    elif code:
         last = (context.output / f"{step.name}.log").read_text("utf-8", "replace").strip().splitlines()[-3:]
         reason = f"its process ended with {code}: {' / '.join(last)}"
 

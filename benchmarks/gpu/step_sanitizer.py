@@ -28,7 +28,7 @@ def _run(context: Context, tool: str) -> dict[str, Any]:
     ran = run_tests(context, ["tests/gpu/test_kernels.py"], ["-k", "not size2 and not 5000"], before)
     if context.rehearsal:
         raise SkippedError(f"compute-sanitizer needs a GPU; the tests under it: {ran['line']}")
-    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", ran["output"])
+    summary = ran["summaries"]
     ran["line"] = f"{tool}: {'; '.join(summary) or 'no summary'}; {ran['line']}"
     clean = summary and all(re.search(r": 0 (?:errors|hazards)", line) for line in summary)
     if not clean:

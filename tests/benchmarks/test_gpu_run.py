@@ -26,6 +26,8 @@ NOTES = Path(os.environ["NOTES"])
 
 
 def parts(context):
+    if (NOTES.parent / "hangs-parts").exists():
+        time.sleep(3600)
     return [(name, lambda name=name: measure(name)) for name in ("one", "two", "three", "four")]
 
 
@@ -128,6 +130,14 @@ def test_a_part_that_hangs_ends_with_the_budget(gpu: Path) -> None:
     say(gpu, "hangs-two")
     assert run(gpu, "--minutes", "0.1").returncode == 1
     assert results(gpu)["two"]["status"] == "cut off" and results(gpu)["one"]["status"] == "ok"
+
+
+def test_a_step_whose_parts_hang_is_told(gpu: Path) -> None:
+    say(gpu, "hangs-parts")
+    assert run(gpu, "--minutes", "0.1").returncode == 1
+    assert results(gpu)["process"]["status"] == "cut off" and "no part" in results(gpu)["process"]["reason"]
+    say(gpu, "hangs-parts", on=False)
+    assert run(gpu).returncode == 0 and "process" not in results(gpu)
 
 
 @pytest.mark.parametrize("seed", range(3))
