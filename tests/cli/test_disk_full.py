@@ -57,7 +57,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("limit", "words", "named"),
     [
-        (3000, ["detect", PICTURE, "--prompt", "cat", "--threads", 1, "--bundle", "BUNDLE", "--output", "out"], "out"),
+        (1000, ["detect", PICTURE, "--prompt", "cat", "--threads", 1, "--bundle", "BUNDLE", "--output", "out"], "out"),
         (500, ["info", "BUNDLE", "--json", "info.json"], "info.json"),
         (500, ["verify", "BUNDLE", "--quick", "--threads", 1, "--json", "parity.json"], "parity.json"),
         (9000, ["triton", "BUNDLE", "--output", "repository"], "repository"),

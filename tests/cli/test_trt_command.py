@@ -88,7 +88,7 @@ def test_trt_refuses_wrong_words(glip_export, tmp_path: Path, tiny_bundle: Path,
     if words[0] == "--flavor":
         monkeypatch.setattr(build, "choose_flavor", choose_flavor)
     (tmp_path / "bad.yaml").write_text("profile:\n  - {B: 1}\n")
-    shutil.copytree(tiny_bundle, tmp_path / "tiny")
+    shutil.copytree(tiny_bundle, tmp_path / "tiny", ignore=shutil.ignore_patterns("cache"))
     refused(glip_export("trt", "tiny", *words), *message)
     assert not (tmp_path / "tiny" / "cache").exists()
 

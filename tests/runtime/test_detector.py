@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compact_oracle import OracleCase
 from PIL import Image
 
 from glip_export import Detector, GlipExportError
@@ -32,7 +33,11 @@ def pictures(tiny_io: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def test_the_originals_detections(
-    detector: Detector, pictures: list[np.ndarray], caption: str, tiny_io: dict[str, np.ndarray]
+    detector: Detector,
+    pictures: list[np.ndarray],
+    caption: str,
+    tiny_io: dict[str, np.ndarray],
+    tiny_oracle: OracleCase,
 ) -> None:
     for image, found in enumerate(detector.detect(pictures, caption)):
         order = np.argsort(-tiny_io[f"result{image}_scores"], kind="stable")
@@ -40,7 +45,7 @@ def test_the_originals_detections(
         np.testing.assert_array_equal(found.labels + 1, tiny_io[f"result{image}_labels"][order])
         np.testing.assert_allclose(found.boxes, tiny_io[f"result{image}_orig_boxes"][order], atol=0.02)
         np.testing.assert_allclose(found.scores, tiny_io[f"result{image}_scores"][order], atol=1e-4)
-        assert found.names[0] == ("person", "bicycle", "traffic light", "hair drier")[found.labels[0]]
+        assert found.names[0] == tiny_oracle.prompt["names"][found.labels[0]]
 
 
 def test_batches_are_padded_together_unless_told_otherwise(

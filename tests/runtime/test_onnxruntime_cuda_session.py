@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecution
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return Bundle.open(tiny_bundle, verify=False)
+def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy, for what is made is kept in it."""
+    folder = tmp_path_factory.mktemp("cuda") / "tiny"
+    shutil.copytree(tiny_bundle, folder, ignore=shutil.ignore_patterns("cache"))
+    return Bundle.open(folder, verify=False)
 
 
 @pytest.fixture

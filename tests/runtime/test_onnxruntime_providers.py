@@ -147,7 +147,7 @@ def test_a_gpu_that_a_provider_does_not_serve_is_told(
         monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: Gpu("this GPU", compute_capability))
 
     on("9.0")
-    with pytest.raises(BackendError, match=r"^this GPU \(.* 9\.0\): .* no code for it: .*backend onnxruntime:cuda$"):
+    with pytest.raises(BackendError, match=r"^this GPU \(.* 9\.0\): .* no code for it: .* or torch:cuda$"):
         OnnxRuntimeSession(bundle, provider="rtx")
     assert OnnxRuntimeSession(bundle).name == "onnxruntime:cuda" and not caplog.records
     on("10.0")

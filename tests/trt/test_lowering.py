@@ -19,6 +19,7 @@ from glip_export.graphs.export import MODULE_KEY
 from glip_export.graphs.precision import convert
 from glip_export.parity.metrics import Tolerance
 from glip_export.parity.pairing import Detections, pair
+from glip_export.parity.recall import found_again, together
 from glip_export.runtime.host_nms import finish
 from glip_export.trt.lower_selection import CANDIDATES
 from glip_export.trt.lowering import lower, with_reference_functions
@@ -196,9 +197,12 @@ def test_low_precision_stays(
         onnx_ir.save(converted, tmp_path / "converted.onnx", external_data="converted.data")
         arrays = feed(bundle.config, 5, 16, 8)
         expected, given = (open_session(tmp_path / f"{name}.onnx").run(None, arrays) for name in ("converted", "head"))
-        scores = finish(*given, 0.6, bundle.config.detection.detections_per_image)[1] if nms == "host" else given[1]
-        assert expected[3].sum() > 0
-        np.testing.assert_allclose(scores, expected[1], atol=0.01)  # columns are rounded, that DeformConv does not have
+        if nms == "host":
+            given = finish(*given, 0.6, bundle.config.detection.detections_per_image)
+        # The columns are rounded, which DeformConv does not have: the rule of half precision, not equality.
+        both = [[Detections(*one) for one in zip(*found[:3], strict=True)] for found in (expected, given)]
+        recall = together([found_again(*pair) for pair in zip(*both, strict=True)])
+        assert recall.counted > 50 and recall.within(), recall
 
 
 def test_the_other_graphs_stay_as_they_are(bundle: Bundle) -> None:
