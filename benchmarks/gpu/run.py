@@ -35,11 +35,11 @@ class Step:
 
 
 STEPS = (
-    Step("environment", 30, "the card, the packages, its measured peaks"),
-    Step("kernels", 60, "our kernels against NumPy, all edge cases"),
+    Step("environment", 60, "the card, the packages, its measured peaks"),
+    Step("kernels", 90, "our kernels against NumPy, all edge cases"),
     Step("parity", 150, "every backend against the CPU: demo, oracle, full size"),
     Step("timings", 150, "A B A B: the published form, torch:cuda, others"),
-    Step("profile", 40, "where the time goes, by kernel"),
+    Step("profile", 70, "where the time goes, by kernel"),
     Step("ap", 60, "AP of the demo model on held-out scenes"),
     Step("tests", 120, "tests/gpu"),
     Step("soak", 40, "many runs of changing shapes: memory and answers"),

@@ -12,7 +12,9 @@ from pytest_run import run_tests
 
 def parts(context: Context) -> list[Part]:
     """A part for each file, so that a crash in one leaves the others."""
-    files = sorted(path for path in (ROOT / "tests" / "gpu").glob("test_*.py") if path.name != "test_kernels.py")
+    found = (path for path in (ROOT / "tests" / "gpu").glob("test_*.py") if path.name != "test_kernels.py")
+    # The engines tell most; commands, which start Python again and again, come last.
+    files = sorted(found, key=lambda path: (path.stem == "test_commands", path.stem != "test_engines", path.stem))
     return [(path.stem.removeprefix("test_"), partial(_run, context, path)) for path in files]
 
 

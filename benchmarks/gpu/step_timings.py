@@ -10,7 +10,7 @@ from typing import Any
 from contestants import COMPILE_SECONDS, Contestants, opened
 from context import Context, Part, SkippedError
 from full_size import picture_size
-from turns import Row, take_turns
+from turns import Row, take_turns, words
 from work import STAGES, Work, arithmetic
 
 REFERENCE = "published, fp32"
@@ -123,7 +123,10 @@ class _Stage:
                 continue
             calls = [dict(zip(("boxes", "scores", "labels"), values, strict=True)) for values in (reference, result)]
             threshold = self.contestants.config.detection.nms_threshold
-            found[name]["agreement"] = asdict(agree(calls[:1], calls[1:], found[name]["precision"], threshold))
+            try:
+                found[name]["agreement"] = asdict(agree(calls[:1], calls[1:], found[name]["precision"], threshold))
+            except Exception as error:  # what a row gives that is no number must not cost the others their times
+                found[name]["agreement_failed"] = words(error)
 
     def _derive(self, facts: dict[str, Any], work: Work, asked: dict[str, dict[str, float]]) -> None:
         """Pictures a second, and the share of the card's peak that the folded form's arithmetic is."""

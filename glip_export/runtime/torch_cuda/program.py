@@ -71,6 +71,8 @@ class Program:
         for name, value in graph.initializers.items():
             self.constants[name] = self._constant(value)
         self.nodes = self._folded(graph)
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()  # the runs are on another stream
 
     def plan(self, shapes: Shapes) -> Plan:
         """The calls for inputs of these shapes; the KEPT_PLANS last used are kept."""

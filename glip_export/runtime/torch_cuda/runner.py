@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import VISION_BACKBONE, GraphSpec, fixed_axes, pyramid_axes
 from glip_export.runtime.cuda.arrays import DeviceArray
 from glip_export.runtime.cuda.dlpack import make_capsule
+from glip_export.runtime.cuda.errors import CudaError
 from glip_export.runtime.cuda.graphs import Captured, GraphCache
 from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.profiles import Shape
@@ -53,14 +54,16 @@ class CudaStreams:
         """See `Streams`; what other threads do meanwhile is neither captured nor forbidden."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with self._on(stream), _no_collection():
+            # Not in a caller's inference mode: PyTorch keeps what its first capture makes for later ones.
+            with self._on(stream), _no_collection(), torch.inference_mode(False):
                 graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
                 try:
                     work()
                 finally:
                     graph.capture_end()
-        except RuntimeError as error:
-            raise BackendError(one_line(error)) from error
+        except Exception as error:  # of the work, or of ending a capture that the work spoilt
+            cause = error.__context__ if isinstance(error.__context__, Exception) else error
+            raise BackendError(f"{type(cause).__name__}: {one_line(cause)}") from error
 
         def launch() -> None:
             with self._on(stream):
@@ -97,7 +100,7 @@ class TorchRunner:
         Raises BackendError for shapes that the graph does not take, or if PyTorch refuses to run.
         """
         shapes = tuple(given[name][1] for name in self._program.inputs)
-        outputs = {name: DeviceArray(self._pool, shape, dtype, stream) for name, shape, dtype in self._outputs(given)}
+        outputs = self._new_outputs(given, stream)
         inputs = {t.name: self._tensor(*given[t.name], np.dtype(t.dtype)) for t in self._spec.inputs}
         targets = {name: self._tensor(array.pointer, array.shape, array.dtype) for name, array in outputs.items()}
         plan = self._program.plan(shapes)
@@ -116,7 +119,9 @@ class TorchRunner:
         def capture() -> tuple[Captured | None, str]:
             return self._capture(plan, work, plain, stream)
 
-        key = (shapes, *(pointer for pointer, _ in given.values()), *(a.pointer for a in outputs.values()), stream)
+        # Of one thread: cuBLAS and cuDNN make their handles at a thread's first run, which no capture may be.
+        addresses = (*(pointer for pointer, _ in given.values()), *(array.pointer for array in outputs.values()))
+        key = (get_ident(), shapes, addresses, stream)
         self.graphs.run(key, plain, capture)
         return outputs
 
@@ -131,6 +136,16 @@ class TorchRunner:
             return None, str(error)
         captured.launch()
         return captured, ""
+
+    def _new_outputs(self, given: Mapping[str, tuple[int, Shape]], stream: int) -> dict[str, DeviceArray]:
+        wanted = list(self._outputs(given))
+        try:
+            return {name: DeviceArray(self._pool, shape, dtype, stream) for name, shape, dtype in wanted}
+        except CudaError as error:
+            if error.code != "CUDA_ERROR_OUT_OF_MEMORY":
+                raise
+            torch.cuda.empty_cache()  # PyTorch keeps what it once used, beside the session's own pool
+            return {name: DeviceArray(self._pool, shape, dtype, stream) for name, shape, dtype in wanted}
 
     def _outputs(self, given: Mapping[str, tuple[int, Shape]]) -> Iterator[tuple[str, Shape, np.dtype]]:
         """The contract's outputs for the shapes at hand."""

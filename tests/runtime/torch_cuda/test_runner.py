@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from plugins.host_kernels import HostKernels
+from runtime.cuda.fake_driver import FakeDriver
 from runtime.torch_cuda.host_device import open_on_host
 
 from glip_export.bundle import Bundle
@@ -85,3 +86,37 @@ def test_another_number_of_axes_is_refused(tiny_bundle: Path, host: HostKernels)
     session = open_on_host(Bundle.open(tiny_bundle, verify=False), host)
     with pytest.raises(BackendError, match=r"text_encoder: input_ids has shape \(3,\), not 2 axes"):
         session.text_encoder(np.ones(3, np.int64), np.ones(3, np.int64))
+
+
+def test_a_full_gpu_is_asked_again_without_what_pytorch_keeps(
+    tiny_bundle: Path, host: HostKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, emptied = FakeDriver(), []
+    session = open_on_host(Bundle.open(tiny_bundle, verify=False), host, driver=driver, cuda_graphs=0)
+    tokens = np.ones((1, 5), np.int64)
+    expected = np.asarray(session.text_encoder(tokens, tokens))
+    held = np.ones((4, 16), np.int64)
+
+    def empty() -> None:
+        emptied.append(True)
+        driver.memory = 1 << 40
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    session.text_encoder(held, held)  # its inputs have their memory
+    kept = session.text_encoder(held, held)
+    driver.memory = 0
+    results = [session.text_encoder(held, held) for _ in range(3)]
+    assert emptied and len(kept) == len(results[0])
+    np.testing.assert_array_equal(np.asarray(session.text_encoder(tokens, tokens)), expected)
+
+
+def test_another_threads_first_run_is_no_capture(tiny_bundle: Path, host: HostKernels) -> None:
+    session = open_on_host(Bundle.open(tiny_bundle, verify=False), host)
+    tokens = np.ones((1, 5), np.int64)
+    expected = np.asarray(session.text_encoder(tokens, tokens))
+    with ThreadPoolExecutor(1) as thread:
+        found = [thread.submit(lambda: np.asarray(session.text_encoder(tokens, tokens))).result() for _ in range(3)]
+    for one in found:
+        np.testing.assert_array_equal(one, expected)
+    runs = session._runners["text_encoder"]._streams.runs
+    assert runs >= 2, "the thread's first run was a capture"
