@@ -6,7 +6,7 @@ H and W pixels, H3..W7 the pyramid's sizes); C, L and D are fixed by the configu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,3 +91,24 @@ def pyramid_axes(height: int, width: int) -> dict[str, int]:
     for level in range(3, 8):
         axes[f"H{level}"], axes[f"W{level}"] = (-(-size // 2**level) for size in (height, width))
     return axes
+
+
+def output_shapes(
+    spec: GraphSpec, given: Mapping[str, Sequence[int]], fixed: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of a graph's outputs, by name, for the shapes of its inputs; fixed: `fixed_axes`.
+
+    Raises ValueError for an input of another number of axes.
+    """
+    sizes: dict[Any, int] = {**fixed}
+    for tensor in spec.inputs:
+        shape = given[tensor.name]
+        if len(shape) != len(tensor.axes):
+            raise ValueError(f"{spec.name}: {tensor.name} has shape {tuple(shape)}, not {len(tensor.axes)} axes")
+        sizes.update(zip(tensor.axes, shape, strict=True))
+    if spec is VISION_BACKBONE:
+        sizes.update(pyramid_axes(sizes["H"], sizes["W"]))
+    return {
+        tensor.name: tuple(axis if isinstance(axis, int) else sizes[axis] for axis in tensor.axes)
+        for tensor in spec.outputs
+    }

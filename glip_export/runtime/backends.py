@@ -188,12 +188,7 @@ def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:
 _PROVIDERS = ("cpu", "cuda", "cuda:fp32", "cuda:fp16", "tensorrt", "rtx")  # onnxruntime_providers.words
 _TORCH_DEVICES = ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled")
 _BACKENDS = {
-    "torch": _Backend(
-        _open_torch,
-        _torch_usable,
-        "glip-export[export]",
-        ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled"),
-    ),
+    "torch": _Backend(_open_torch, _torch_usable, "glip-export[export]", _TORCH_DEVICES),
     "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", _PROVIDERS),
     "openvino": _Backend(_open_openvino, _openvino_usable, "glip-export[openvino]", ("fp32", "bf16")),
     "tensorrt": _Backend(_open_tensorrt, _tensorrt_usable, "glip-export[cuda]", ("fp16", "fp32", "bf16")),

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from glip_export.config import DetectionConfig
 from glip_export.results.nms import overlaps
 
 CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")  # outputs of a fusion head without NMS
+
+
+def finished(candidates: Sequence[np.ndarray], detection: DetectionConfig) -> list[np.ndarray]:
+    """The contract's outputs of a fusion head's CANDIDATES, in their order."""
+    boxes, scores, labels = candidates
+    return list(finish(boxes, scores, labels, detection.nms_threshold, detection.detections_per_image))
 
 
 def finish(

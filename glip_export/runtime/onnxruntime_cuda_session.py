@@ -16,20 +16,17 @@ import onnxruntime
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, VISION_BACKBONE, GraphSpec, fixed_axes, pyramid_axes
+from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, GraphSpec, fixed_axes, output_shapes
 from glip_export.runtime.cuda.arrays import DeviceArray
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.pool import Pool
-from glip_export.runtime.cuda.profiles import Shape
-from glip_export.runtime.cuda.session import DeviceSession
+from glip_export.runtime.cuda.session import DeviceSession, Given
 from glip_export.runtime.onnxruntime_cuda_graphs import PLAIN_ID, CapturedRuns, Static
 from glip_export.runtime.onnxruntime_providers import CUDA, PROVIDERS
 from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
 
 _NO_CAPTURE = "NonMaxSuppression waits for the GPU, which no capture may"
 _DLPACK_CPU = 1  # of a driver on the host's memory, in tests
-
-Given = Mapping[str, tuple[int, Shape]]  # each input's address and shape
 
 
 class OnnxRuntimeCudaSession(DeviceSession, OnnxRuntimeSession):
@@ -195,16 +192,7 @@ class OnnxRunner:
 
     def _outputs(self, given: Given, stream: int) -> dict[str, DeviceArray]:
         """Memory for what the text encoder or the backbone gives."""
-        sizes = dict(self._fixed)
-        for tensor in self.spec.inputs:
-            named = zip(tensor.axes, given[tensor.name][1], strict=True)
-            sizes.update((axis, size) for axis, size in named if isinstance(axis, str))
-        if self.spec is VISION_BACKBONE:
-            sizes |= pyramid_axes(sizes["H"], sizes["W"])
-        shapes = {
-            tensor.name: tuple(sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes)
-            for tensor in self.spec.outputs
-        }
+        shapes = output_shapes(self.spec, {name: shape for name, (_, shape) in given.items()}, self._fixed)
         return {
             tensor.name: DeviceArray(self._pool, shapes[tensor.name], tensor.dtype, stream)
             for tensor in self.spec.outputs

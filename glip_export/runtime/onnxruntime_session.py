@@ -13,7 +13,7 @@ import onnxruntime
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, TEXT_ENCODER, GraphSpec
-from glip_export.runtime.host_nms import CANDIDATES, finish
+from glip_export.runtime.host_nms import CANDIDATES, finished
 from glip_export.runtime.onnxruntime_graphs import FP32, graph_files
 from glip_export.runtime.onnxruntime_providers import (
     CPU,
@@ -109,8 +109,7 @@ class OnnxRuntimeSession(GraphSession):
         """The contract's outputs: of candidates, what NMS leaves of them."""
         if not (self._native and spec is FUSION_HEAD):
             return outputs
-        boxes, scores, labels = outputs
-        return list(finish(boxes, scores, labels, self._detection.nms_threshold, self._detection.detections_per_image))
+        return finished(outputs, self._detection)
 
     def _failure(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...], error: Exception) -> BackendError:
         return BackendError(f"ONNX Runtime failed in {spec.name} ({shapes_of(spec, arrays)}): {one_line(error)}")

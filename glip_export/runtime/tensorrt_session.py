@@ -17,7 +17,7 @@ from glip_export.runtime.cuda.engine import EngineRunner, Workspace
 from glip_export.runtime.cuda.library import Library
 from glip_export.runtime.cuda.profiles import Range
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
-from glip_export.runtime.host_nms import CANDIDATES, finish
+from glip_export.runtime.host_nms import CANDIDATES, finished
 from glip_export.trt.engine_set import ENGINES_JSON, PRECISIONS, EngineSet, folder_name, read_engine_set
 from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, find_gpu
 from glip_export.trt.gpus import Gpu, engine_targets, rtx_doubt, rtx_refusal, rtx_serves
@@ -88,12 +88,10 @@ class TensorRtSession(DeviceSession):
             self._library.save_caches()
             self._plans_saved = plans
 
-    def _detections(self, found: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    def _detections(self, found: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if CANDIDATES[0] not in found:
             return super()._detections(found)
-        detection = self._bundle.config.detection
-        boxes, scores, labels = (found[name] for name in CANDIDATES)
-        return finish(boxes, scores, labels, detection.nms_threshold, detection.detections_per_image)
+        return finished([found[name] for name in CANDIDATES], self._bundle.config.detection)
 
 
 def open_engine_set(bundle: Bundle, flavor: str, precision: str = "") -> EngineSet:

@@ -21,12 +21,15 @@ from glip_export.trt.gpus import Gpu
 CUDA_GRAPHS = 8  # kept of each of the three graphs; one takes some megabytes
 
 
+Given = Mapping[str, tuple[int, Shape]]  # each input's address and shape
+
+
 class Runner(Protocol):
     """One of the three graphs at work; everything it does is put on one stream."""
 
     graphs: GraphCache
 
-    def run(self, given: Mapping[str, tuple[int, Shape]], stream: int) -> dict[str, DeviceArray]:
+    def run(self, given: Given, stream: int) -> dict[str, DeviceArray]:
         """Puts one run on the stream; given: each input's address and shape. Its outputs, by name."""
         ...
 
@@ -101,14 +104,12 @@ class DeviceSession(GraphSession):
                 return [outputs[tensor.name] for tensor in spec.outputs]
             found = self._staging.fetch(outputs, self.stream)
             self._head_has_run()
-        arrays = self._detections(found)
-        return [
-            array.astype(tensor.dtype, copy=False) for tensor, array in zip(FUSION_HEAD.outputs, arrays, strict=True)
-        ]
+        detections = zip(FUSION_HEAD.outputs, self._detections(found), strict=True)
+        return [array.astype(tensor.dtype, copy=False) for tensor, array in detections]
 
     def _head_has_run(self) -> None:
         """Called inside the driver's context after each run of the fusion head."""
 
-    def _detections(self, found: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    def _detections(self, found: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The contract's outputs, in its order, of what the fusion head gave, by name."""
-        return tuple(found[name] for name in FUSION_HEAD.output_names)
+        return [found[name] for name in FUSION_HEAD.output_names]

@@ -14,7 +14,7 @@ import onnx_ir
 import torch
 from torch.nn import functional as F
 
-from glip_export.runtime.torch_cuda import kernels  # noqa: F401  registers our operators
+from glip_export.runtime.torch_cuda import functions, kernels  # noqa: F401  kernels registers our operators
 from glip_export.trt.nodes import DEFORM_IM2COL, NMS
 
 DTYPES = {
@@ -77,12 +77,12 @@ def _binary(node: onnx_ir.Node, a: torch.Tensor, b: torch.Tensor) -> Call:
 
 @_operator("Div")
 def _divide(node: onnx_ir.Node, a: torch.Tensor, b: torch.Tensor) -> Call:
-    return (truncated_quotient if not a.is_floating_point() else torch.div), a, b
+    return (functions.truncated_quotient if not a.is_floating_point() else torch.div), a, b
 
 
 @_operator("Max", "Min")
 def _extreme(node: onnx_ir.Node, *values: torch.Tensor) -> Call:
-    return (maximum if node.op_type == "Max" else minimum), *values
+    return (functions.maximum if node.op_type == "Max" else functions.minimum), *values
 
 
 @_operator("Where")
@@ -97,22 +97,22 @@ def _clip(node: onnx_ir.Node, x: torch.Tensor, low: Any = None, high: Any = None
 
 @_operator("Gelu")
 def _gelu(node: onnx_ir.Node, x: torch.Tensor) -> Call:
-    return gelu, x, _attribute(node, "approximate", "none")
+    return functions.gelu, x, _attribute(node, "approximate", "none")
 
 
 @_operator("Cast")
 def _cast(node: onnx_ir.Node, x: torch.Tensor) -> Call:
-    return cast, x, DTYPES[onnx_ir.DataType(node.attributes["to"].as_int())]
+    return functions.cast, x, DTYPES[onnx_ir.DataType(node.attributes["to"].as_int())]
 
 
 @_operator("CastLike")
 def _cast_like(node: onnx_ir.Node, x: torch.Tensor, like: torch.Tensor) -> Call:
-    return cast, x, like.dtype
+    return functions.cast, x, like.dtype
 
 
 @_operator("Identity")
 def _identity(node: onnx_ir.Node, x: torch.Tensor) -> Call:
-    return alias, x
+    return functions.alias, x
 
 
 # -- products and convolutions
@@ -185,7 +185,7 @@ def _reduce(node: onnx_ir.Node, x: torch.Tensor, axes: list[int] | None = None) 
 @_operator("TopK", static=(1,))
 def _top_k(node: onnx_ir.Node, x: torch.Tensor, k: list[int]) -> Call:
     _insist(node, largest=1, sorted=1)
-    return top_k, x, k[0], _attribute(node, "axis", -1)
+    return functions.top_k, x, k[0], _attribute(node, "axis", -1)
 
 
 # -- what moves elements
@@ -211,7 +211,7 @@ def _transpose(node: onnx_ir.Node, x: torch.Tensor) -> Call:
 
 @_operator("Concat")
 def _concat(node: onnx_ir.Node, *values: torch.Tensor) -> Call:
-    return concat, node.attributes["axis"].as_int(), *values
+    return functions.concat, node.attributes["axis"].as_int(), *values
 
 
 @_operator("Split", static=(1,))
@@ -241,12 +241,12 @@ def _slice(
             backwards.append(axis)
             places = places[::-1]
         index[axis] = slice(places.start, places.stop, places.step) if places else slice(0, 0)
-    return index_with, x, tuple(index), backwards
+    return functions.index_with, x, tuple(index), backwards
 
 
 @_operator("Gather")
 def _gather(node: onnx_ir.Node, x: torch.Tensor, index: torch.Tensor) -> Call:
-    return take, x, _attribute(node, "axis", 0) % x.ndim, index
+    return functions.take, x, _attribute(node, "axis", 0) % x.ndim, index
 
 
 @_operator("GatherElements")
@@ -303,7 +303,7 @@ def _range(node: onnx_ir.Node, start: list[Any], limit: list[Any], delta: list[A
 def _constant_of_shape(node: onnx_ir.Node, shape: list[int]) -> Call:
     value = node.attributes["value"].as_tensor() if "value" in node.attributes else None
     filled, dtype = (0.0, torch.float32) if value is None else (value.numpy().item(), DTYPES[value.dtype])
-    return full, shape, filled, dtype
+    return functions.full, shape, filled, dtype
 
 
 @_operator("Resize", static=(1, 2, 3))
@@ -316,81 +316,6 @@ def _resize(node: onnx_ir.Node, x: torch.Tensor, roi: Any = None, scales: Any = 
     if (mode, way) == ("linear", "align_corners"):
         return F.interpolate, x, size, None, "bilinear", True
     raise NotImplementedError(f"Resize {mode} {way}")
-
-
-# -- the functions that calls name where PyTorch has none of the same arguments
-
-
-def alias(x: torch.Tensor) -> torch.Tensor:
-    """The same values in the same memory, as another tensor."""
-    return x.view_as(x)
-
-
-def truncated_quotient(a: Any, b: Any) -> torch.Tensor:
-    """a / b of integers, towards zero."""
-    return torch.div(a, b, rounding_mode="trunc")
-
-
-def maximum(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-    """The largest of each place."""
-    for other in others:
-        first = torch.maximum(first, other)
-    return first
-
-
-def minimum(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-    """The smallest of each place."""
-    for other in others:
-        first = torch.minimum(first, other)
-    return first
-
-
-def gelu(x: torch.Tensor, approximate: str) -> torch.Tensor:
-    """GELU."""
-    return F.gelu(x, approximate=approximate)
-
-
-def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """x in another type."""
-    return x.to(dtype)
-
-
-def concat(axis: int, *values: torch.Tensor) -> torch.Tensor:
-    """The values behind one another."""
-    return torch.cat(values, dim=axis)
-
-
-def index_with(x: torch.Tensor, index: tuple[slice, ...], backwards: list[int]) -> torch.Tensor:
-    """x[index], a view; then some axes the other way round."""
-    return x[index].flip(backwards) if backwards else x[index]
-
-
-def take(x: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
-    """ONNX's Gather: the index's shape in the place of the axis; an index below zero counts from the end."""
-    index = torch.where(index < 0, index + x.shape[axis], index)
-    shape = [*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]]
-    return torch.index_select(x, axis, index.reshape(-1)).reshape(shape)
-
-
-def full(shape: list[int], value: Any, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of one value."""
-    return torch.full(shape, value, dtype=dtype)
-
-
-def top_k(x: torch.Tensor, k: int, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest, falling, and their places; of equals the smaller place comes first, as ONNX says.
-
-    `torch.topk` leaves the order of equals open, so it is given whole numbers of which no two are equal: a float32's
-    bits, which order as the float does, above the place counted from the end. x: float32 or narrower, without NaN.
-    """
-    size = x.shape[axis]
-    bits = (x.float() + 0.0).view(torch.int32)  # 0 added: -0 is 0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    shape = [size if place == axis % x.ndim else 1 for place in range(x.ndim)]
-    from_end = torch.arange(size - 1, -1, -1, device=x.device).reshape(shape)
-    keys = torch.topk(ordered.long() * (1 << 32) + from_end, k, dim=axis).values
-    places = size - 1 - (keys & 0xFFFFFFFF)
-    return torch.gather(x, axis, places), places
 
 
 def _attribute(node: onnx_ir.Node, name: str, default: Any) -> Any:

@@ -19,7 +19,8 @@ import torch
 
 from glip_export.errors import BackendError
 from glip_export.runtime.session import one_line
-from glip_export.runtime.torch_cuda.operators import DTYPES, OPERATORS, alias
+from glip_export.runtime.torch_cuda.functions import alias
+from glip_export.runtime.torch_cuda.operators import DTYPES, OPERATORS
 
 KEPT_PLANS = 64  # sets of shapes; one takes about a megabyte of the host's memory
 

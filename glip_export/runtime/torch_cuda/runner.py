@@ -13,13 +13,14 @@ import torch
 
 from glip_export.config import GlipConfig
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import VISION_BACKBONE, GraphSpec, fixed_axes, pyramid_axes
+from glip_export.graphs.contracts import GraphSpec, fixed_axes, output_shapes
 from glip_export.runtime.cuda.arrays import DeviceArray
 from glip_export.runtime.cuda.dlpack import make_capsule
 from glip_export.runtime.cuda.errors import CudaError
 from glip_export.runtime.cuda.graphs import Captured, GraphCache
 from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.profiles import Shape
+from glip_export.runtime.cuda.session import Given
 from glip_export.runtime.session import one_line
 from glip_export.runtime.torch_cuda.program import Plan, Program
 
@@ -94,72 +95,70 @@ class TorchRunner:
         self._pool = pool
         self._streams = streams
 
-    def run(self, given: Mapping[str, tuple[int, Shape]], stream: int) -> dict[str, DeviceArray]:
+    def run(self, given: Given, stream: int) -> dict[str, DeviceArray]:
         """Puts one run on the stream; given: each input's address and shape. Its outputs, by name.
 
         Raises BackendError for shapes that the graph does not take, or if PyTorch refuses to run.
         """
-        shapes = tuple(given[name][1] for name in self._program.inputs)
         outputs = self._new_outputs(given, stream)
+
+        def plain() -> None:
+            self._put(self._work(given, outputs)[1], stream)
+
+        def capture() -> tuple[Captured | None, str]:
+            return self._capture(*self._work(given, outputs), stream)
+
+        # Of one thread: cuBLAS and cuDNN make their handles at a thread's first run, which no capture may be.
+        self.graphs.run((get_ident(), *given.values(), *(a.pointer for a in outputs.values()), stream), plain, capture)
+        return outputs
+
+    def _work(self, given: Given, outputs: Mapping[str, DeviceArray]) -> tuple[Plan, Work]:
+        """What a run that is no graph yet puts on the stream, and the calls that it makes."""
         inputs = {t.name: self._tensor(*given[t.name], np.dtype(t.dtype)) for t in self._spec.inputs}
         targets = {name: self._tensor(array.pointer, array.shape, array.dtype) for name, array in outputs.items()}
-        plan = self._program.plan(shapes)
+        plan = self._program.plan(tuple(given[name][1] for name in self._program.inputs))
 
         def work() -> None:
             with torch.inference_mode(), exact_products():
                 for name, result in zip(self._program.outputs, plan.run(inputs), strict=True):
                     targets[name].copy_(result)
 
-        def plain() -> None:
-            try:
-                self._streams.run(work, stream)
-            except RuntimeError as error:
-                raise BackendError(f"PyTorch failed in {self._spec.name}: {one_line(error)}") from error
+        return plan, work
 
-        def capture() -> tuple[Captured | None, str]:
-            return self._capture(plan, work, plain, stream)
+    def _put(self, work: Work, stream: int) -> None:
+        try:
+            self._streams.run(work, stream)
+        except RuntimeError as error:
+            raise BackendError(f"PyTorch failed in {self._spec.name}: {one_line(error)}") from error
 
-        # Of one thread: cuBLAS and cuDNN make their handles at a thread's first run, which no capture may be.
-        addresses = (*(pointer for pointer, _ in given.values()), *(array.pointer for array in outputs.values()))
-        key = (get_ident(), shapes, addresses, stream)
-        self.graphs.run(key, plain, capture)
-        return outputs
-
-    def _capture(self, plan: Plan, work: Work, plain: Work, stream: int) -> tuple[Captured | None, str]:
+    def _capture(self, plan: Plan, work: Work, stream: int) -> tuple[Captured | None, str]:
         if not plan.traced:  # its first run was so long ago that the calls were forgotten
-            plain()
+            self._put(work, stream)
             return None, ""
         try:
             captured = self._streams.capture(work, stream)
         except BackendError as error:
-            plain()
+            self._put(work, stream)
             return None, str(error)
         captured.launch()
         return captured, ""
 
-    def _new_outputs(self, given: Mapping[str, tuple[int, Shape]], stream: int) -> dict[str, DeviceArray]:
-        wanted = list(self._outputs(given))
+    def _new_outputs(self, given: Given, stream: int) -> dict[str, DeviceArray]:
         try:
-            return {name: DeviceArray(self._pool, shape, dtype, stream) for name, shape, dtype in wanted}
+            shapes = output_shapes(self._spec, {name: shape for name, (_, shape) in given.items()}, self._fixed)
+        except ValueError as error:
+            raise BackendError(str(error)) from error
+
+        def make() -> dict[str, DeviceArray]:
+            return {t.name: DeviceArray(self._pool, shapes[t.name], t.dtype, stream) for t in self._spec.outputs}
+
+        try:
+            return make()
         except CudaError as error:
             if error.code != "CUDA_ERROR_OUT_OF_MEMORY":
                 raise
             torch.cuda.empty_cache()  # PyTorch keeps what it once used, beside the session's own pool
-            return {name: DeviceArray(self._pool, shape, dtype, stream) for name, shape, dtype in wanted}
-
-    def _outputs(self, given: Mapping[str, tuple[int, Shape]]) -> Iterator[tuple[str, Shape, np.dtype]]:
-        """The contract's outputs for the shapes at hand."""
-        axes: dict[Any, int] = dict(self._fixed)
-        for tensor in self._spec.inputs:
-            shape = given[tensor.name][1]
-            if len(shape) != len(tensor.axes):
-                raise BackendError(f"{self._spec.name}: {tensor.name} has shape {shape}, not {len(tensor.axes)} axes")
-            axes.update(zip(tensor.axes, shape, strict=True))
-        if self._spec.name == VISION_BACKBONE.name:
-            axes.update(pyramid_axes(axes["H"], axes["W"]))
-        for tensor in self._spec.outputs:
-            shape = tuple(axis if isinstance(axis, int) else axes[axis] for axis in tensor.axes)
-            yield tensor.name, shape, np.dtype(tensor.dtype)
+            return make()
 
     def _tensor(self, pointer: int, shape: Shape, dtype: np.dtype) -> torch.Tensor:
         """Memory on the session's stream as a tensor; nothing is copied, waited for or kept."""

@@ -17,7 +17,7 @@ from glip_export.config import DetectionConfig
 from glip_export.errors import BackendError, BundleError
 from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec
 from glip_export.runtime.detector import Detector
-from glip_export.runtime.host_nms import finish
+from glip_export.runtime.host_nms import finished
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
 from glip_export.serving.triton.model_config import CANDIDATES
 
@@ -73,5 +73,4 @@ class BlsSession(GraphSession):
         found = [given[tensor.name].as_numpy() for tensor in outputs]
         if self._host_nms is None or spec is not FUSION_HEAD:
             return found
-        boxes, scores, labels = found
-        return list(finish(boxes, scores, labels, self._host_nms.nms_threshold, self._host_nms.detections_per_image))
+        return finished(found, self._host_nms)

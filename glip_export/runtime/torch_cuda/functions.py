@@ -1,0 +1,80 @@
+"""What the operators' calls name where PyTorch has no function of the same arguments; plain values only, for graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+def alias(x: torch.Tensor) -> torch.Tensor:
+    """The same values in the same memory, as another tensor."""
+    return x.view_as(x)
+
+
+def truncated_quotient(a: Any, b: Any) -> torch.Tensor:
+    """a / b of integers, towards zero."""
+    return torch.div(a, b, rounding_mode="trunc")
+
+
+def maximum(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    """The largest of each place."""
+    for other in others:
+        first = torch.maximum(first, other)
+    return first
+
+
+def minimum(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    """The smallest of each place."""
+    for other in others:
+        first = torch.minimum(first, other)
+    return first
+
+
+def gelu(x: torch.Tensor, approximate: str) -> torch.Tensor:
+    """GELU."""
+    return F.gelu(x, approximate=approximate)
+
+
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x in another type."""
+    return x.to(dtype)
+
+
+def concat(axis: int, *values: torch.Tensor) -> torch.Tensor:
+    """The values behind one another."""
+    return torch.cat(values, dim=axis)
+
+
+def index_with(x: torch.Tensor, index: tuple[slice, ...], backwards: list[int]) -> torch.Tensor:
+    """x[index], a view; then some axes the other way round."""
+    return x[index].flip(backwards) if backwards else x[index]
+
+
+def take(x: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
+    """ONNX's Gather: the index's shape in the place of the axis; an index below zero counts from the end."""
+    index = torch.where(index < 0, index + x.shape[axis], index)
+    shape = [*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]]
+    return torch.index_select(x, axis, index.reshape(-1)).reshape(shape)
+
+
+def full(shape: list[int], value: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of one value."""
+    return torch.full(shape, value, dtype=dtype)
+
+
+def top_k(x: torch.Tensor, k: int, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest, falling, and their places; of equals the smaller place comes first, as ONNX says.
+
+    `torch.topk` leaves the order of equals open, so it is given whole numbers of which no two are equal: a float32's
+    bits, which order as the float does, above the place counted from the end. x: float32 or narrower, without NaN.
+    """
+    size = x.shape[axis]
+    bits = (x.float() + 0.0).view(torch.int32)  # 0 added: -0 is 0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    shape = [size if place == axis % x.ndim else 1 for place in range(x.ndim)]
+    from_end = torch.arange(size - 1, -1, -1, device=x.device).reshape(shape)
+    keys = torch.topk(ordered.long() * (1 << 32) + from_end, k, dim=axis).values
+    places = size - 1 - (keys & 0xFFFFFFFF)
+    return torch.gather(x, axis, places), places
