@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +168,14 @@ def read(path: Path) -> dict[str, Any] | None:
 @cache
 def machine() -> dict[str, Any]:
     """The card, its driver, the packages and the commit."""
+    from glip_export.bundle import installed_versions
+
     return {
         "card": _smi("name") or "no NVIDIA GPU",
         "driver": _smi("driver_version"),
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": installed_versions(*PACKAGES),
         "commit": _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
     }
 
@@ -210,13 +211,6 @@ def _output(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from context import Context
@@ -49,40 +49,20 @@ def glip_model(context: Context) -> Glip:
     return random_model(config_of(context))
 
 
-def glip_bundle(context: Context, model: Glip | None = None) -> Bundle:
-    """Its bundle in the output folder, made by the first step that asks for it.
-
-    From the skeleton in the parcel, in seconds, where there is one; else exported, which takes minutes.
-    """
+def glip_bundle(context: Context) -> Bundle:
+    """Its bundle in the output folder, made by the first step that asks for it."""
     import skeleton
 
-    from glip_export import Bundle, export_onnx
-
-    folder, brought = context.output / "full-size", context.parcel / _skeleton_name(context)
-    if not folder.is_dir():
-        partial = context.output / f"full-size.{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        model = model or glip_model(context)
-        if skeleton.fits(brought, model):
-            skeleton.fill(brought, model, partial)
-        else:
-            export_onnx(model, partial)
-        partial.rename(folder)
-    return Bundle.open(folder)
+    return skeleton.made(*_places(context), partial(glip_model, context))
 
 
 def prepare(context: Context) -> None:
     """Writes the skeleton into the parcel, where there is time for the export."""
     import skeleton
 
-    brought = context.parcel / _skeleton_name(context)
-    if not brought.is_dir():
-        model = glip_model(context)
-        bundle = glip_bundle(context, model)
-        partial = brought.with_name(f"{brought.name}.{os.getpid()}")
-        skeleton.strip(bundle.path, model, partial)
-        partial.rename(brought)
+    skeleton.keep(*_places(context), partial(glip_model, context))
 
 
-def _skeleton_name(context: Context) -> str:
-    return "rehearsal-skeleton" if context.rehearsal else SKELETON
+def _places(context: Context) -> tuple[Path, Path]:
+    """Where the bundle is, and where its skeleton."""
+    return context.output / "full-size", context.parcel / ("rehearsal-skeleton" if context.rehearsal else SKELETON)

@@ -5,8 +5,6 @@ From the skeletons that the parcel brings (`skeleton`), for an export takes the 
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -28,32 +26,16 @@ def bundle_of(context: Context, name: str) -> Bundle:
     import skeleton
     from full_size import glip_bundle
 
-    from glip_export import Bundle, export_onnx
-
     if name == FULL:
         return glip_bundle(context)
-    folder, brought = context.output / name, context.parcel / name
-    if not folder.is_dir():  # a start that was cut off leaves none
-        partial = context.output / f"{name}.{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        model = MODELS[name]()
-        if skeleton.fits(brought, model):
-            skeleton.fill(brought, model, partial)
-        else:
-            export_onnx(model, partial)
-        partial.rename(folder)
-    return Bundle.open(folder)
+    return skeleton.made(context.output / name, context.parcel / name, MODELS[name])
 
 
 def prepare(context: Context, name: str) -> None:
     """Writes the skeleton of the demo's or the original's bundle into the parcel, if it is not there."""
     import skeleton
 
-    brought = context.parcel / name
-    if not brought.is_dir():
-        partial = brought.with_name(f"{name}.{os.getpid()}")
-        skeleton.strip(bundle_of(context, name).path, MODELS[name](), partial)
-        partial.rename(brought)
+    skeleton.keep(context.output / name, context.parcel / name, MODELS[name])
 
 
 @cache

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,8 +24,38 @@ from glip_export.graphs.contracts import GRAPHS
 from glip_export.model.glip import Glip
 from glip_export.model.swin import WindowAttention
 
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+
 RECIPE, KEPT, MANIFEST = "recipe.json", "kept.npz", "manifest.json"
 AS_IT_IS, TRANSPOSED, BIAS = "as it is", "transposed", "bias"
+
+
+def made(folder: Path, brought: Path, make_model: Callable[[], Glip]) -> Bundle:
+    """The bundle in `folder`, made by whoever asks first; a start that was cut off leaves none.
+
+    From its skeleton, in seconds, where that fits; else exported, which takes minutes.
+    """
+    from glip_export import Bundle, export_onnx
+
+    if not folder.is_dir():
+        partial = _partial(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        model = make_model()
+        if fits(brought, model):
+            fill(brought, model, partial)
+        else:
+            export_onnx(model, partial)
+        partial.rename(folder)
+    return Bundle.open(folder)
+
+
+def keep(folder: Path, brought: Path, make_model: Callable[[], Glip]) -> None:
+    """Writes the skeleton of the bundle that `made` gives, if it is not there."""
+    if not brought.is_dir():
+        partial, model = _partial(brought), cache(make_model)
+        strip(made(folder, brought, model).path, model(), partial)
+        partial.rename(brought)
 
 
 def strip(bundle: Path, model: Glip, skeleton: Path) -> None:
@@ -81,6 +113,10 @@ def fits(skeleton: Path, model: Glip) -> bool:
     except OSError:
         return False
     return bool(recipe["weights"] == _weights(model))
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.{os.getpid()}")
 
 
 def _weights(model: Glip) -> str:
