@@ -92,6 +92,12 @@ def tiny_bundle(tiny_model: Glip, tmp_path_factory: pytest.TempPathFactory) -> P
     return _exported_once("tiny", lambda: tiny_model, tmp_path_factory)
 
 
+@pytest.fixture
+def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """The small GLIP's bundle to be changed, or to keep what sessions keep in it; without anybody's caches."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny", ignore=shutil.ignore_patterns("cache")))
+
+
 @pytest.fixture(scope="session")
 def tiny_unfused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the small GLIP without fusion, likewise."""

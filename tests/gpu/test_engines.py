@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from glip_export.parity.ladder import climb
-from glip_export.parity.pairing import Detections
-from glip_export.parity.recall import found_again, together
+from glip_export.parity.precision_check import compare_detections
+from glip_export.parity.recall import together
 from glip_export.parity.run import Outputs, broken_rules, run
 
 FORMS = [{}, {"deform_conv": "gridsample", "nms": "host"}]
@@ -38,9 +38,7 @@ def test_half_precisions_find_the_detections_again(
         inputs = case.inputs(config)
         found, expected = run(session, inputs), run(reference, inputs)
         assert broken_rules(found, inputs, config) == ()  # no NaN, no infinity
-        for ours, theirs in zip(found.chunks, expected.chunks, strict=True):
-            lists = (zip(c.boxes, c.scores, c.labels, strict=True) for c in (theirs, ours))
-            diffs += [found_again(Detections(*a), Detections(*b)) for a, b in zip(*lists, strict=True)]
+        diffs.append(compare_detections(expected, found))
     recall = together(diffs)
     if precision == "bf16":  # whose 8 bits are too few for the rule on random weights: docs/precision.md
         assert recall.recall > 0.8

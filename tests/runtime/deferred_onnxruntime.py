@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import pytest
 from runtime.cuda.fake_driver import FakeDriver
+
+from glip_export.runtime import onnxruntime_providers
+from glip_export.trt.flavor import Gpu
 
 RealSession = onnxruntime.InferenceSession
 
@@ -78,6 +82,19 @@ class _Session:
         driver.put(stream, partial(self._real.run_with_iobinding, binding))
         if _entry(options, "disable_synchronize_execution_providers") != "1":
             driver.synchronize(stream)
+
+
+PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def in_its_place(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> DeferredOnnxRuntime:
+    """onnxruntime-gpu on a machine with a GPU; the CPU computes."""
+    made = DeferredOnnxRuntime(driver)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", made)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: PROVIDERS)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: Gpu("a GPU", "8.6"))
+    return made
 
 
 def _entry(options: Any, key: str) -> str:

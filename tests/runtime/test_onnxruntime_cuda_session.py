@@ -9,26 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from runtime.cuda.fake_driver import FakeDriver
-from runtime.deferred_onnxruntime import DeferredOnnxRuntime
+from runtime.deferred_onnxruntime import DeferredOnnxRuntime, in_its_place
 
 from glip_export import Detector
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.parity.cases import built_in_cases
 from glip_export.parity.ladder import climb
-from glip_export.runtime import onnxruntime_cuda_session, onnxruntime_providers
+from glip_export.runtime import onnxruntime_cuda_session
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.cuda.arrays import DeviceArray
 from glip_export.runtime.onnxruntime_cuda_graphs import REMEMBERED, CapturedRuns, Static
 from glip_export.runtime.onnxruntime_cuda_session import OnnxRuntimeCudaSession
 from glip_export.runtime.request_batch import BatchDetector
 from glip_export.runtime.requests import Request
-from glip_export.trt.flavor import Gpu
-
-PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +42,7 @@ def driver() -> FakeDriver:
 
 @pytest.fixture
 def runtime(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> DeferredOnnxRuntime:
-    """onnxruntime-gpu on a machine with a GPU."""
-    made = DeferredOnnxRuntime(driver)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", made)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: PROVIDERS)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: Gpu("a GPU", "8.6"))
-    return made
+    return in_its_place(driver, monkeypatch)
 
 
 @pytest.fixture

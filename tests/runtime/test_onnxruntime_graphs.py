@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir
-import onnxruntime
 import pytest
 from runtime.cuda.fake_driver import FakeDriver
-from runtime.deferred_onnxruntime import DeferredOnnxRuntime
+from runtime.deferred_onnxruntime import DeferredOnnxRuntime, in_its_place
 
 from glip_export import Detector
 from glip_export.bundle import Bundle
@@ -20,32 +18,21 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.parity.cases import built_in_cases
 from glip_export.parity.ladder import climb
-from glip_export.runtime import onnxruntime_graphs, onnxruntime_providers
+from glip_export.runtime import onnxruntime_graphs
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.onnxruntime_cuda_session import OnnxRuntimeCudaSession
 from glip_export.runtime.onnxruntime_graphs import graph_files
 from glip_export.runtime.onnxruntime_session import OnnxRuntimeSession
-from glip_export.trt.flavor import Gpu
-
-PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 @pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
-    """A copy, for what is made is kept in it."""
-    shutil.copytree(tiny_bundle, tmp_path / "tiny", ignore=shutil.ignore_patterns("cache"))
-    return Bundle.open(tmp_path / "tiny", verify=False)
+def bundle(tiny_copy: Path) -> Bundle:
+    return Bundle.open(tiny_copy, verify=False)
 
 
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> DeferredOnnxRuntime:
-    """onnxruntime-gpu on a machine with a GPU; the CPU computes."""
-    made = DeferredOnnxRuntime(FakeDriver())
-    monkeypatch.setattr(onnxruntime, "InferenceSession", made)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: PROVIDERS)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: Gpu("a GPU", "8.6"))
-    return made
+    return in_its_place(FakeDriver(), monkeypatch)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +21,8 @@ ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvid
 
 
 @pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
-    """A copy, for providers keep their caches in it."""
-    shutil.copytree(tiny_bundle, tmp_path / "tiny", ignore=shutil.ignore_patterns("cache"))
-    return Bundle.open(tmp_path / "tiny", verify=False)
+def bundle(tiny_copy: Path) -> Bundle:
+    return Bundle.open(tiny_copy, verify=False)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from glip_export.bundle.files import sha256_file
 from glip_export.errors import BackendError
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.ladder import climb
-from glip_export.parity.pairing import Detections
-from glip_export.parity.recall import RecallDiff, found_again, together
+from glip_export.parity.precision_check import compare_detections
+from glip_export.parity.recall import RecallDiff, together
 from glip_export.parity.run import Inputs, Outputs, run
 from glip_export.runtime.backends import available_backends, open_session
 from glip_export.runtime.native.instruction_sets import ONEDNN_VARIABLE, VARIABLE
@@ -261,12 +261,7 @@ def test_class_maximum(tmp_path: Path) -> None:
 
 def _recall(session: Session, inputs: list[Inputs], expected: list[Outputs]) -> RecallDiff:
     """Of all pictures together."""
-    diffs = []
-    for item, want in zip(inputs, expected, strict=True):
-        for one, other in zip(want.chunks, run(session, item).chunks, strict=True):
-            lists = (zip(c.boxes, c.scores, c.labels, strict=True) for c in (one, other))
-            diffs += [found_again(Detections(*a), Detections(*b)) for a, b in zip(*lists, strict=True)]
-    return together(diffs)
+    return together(compare_detections(want, run(session, item)) for item, want in zip(inputs, expected, strict=True))
 
 
 def _arrays(outputs: Outputs) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,15 +30,10 @@ def driver(host: HostKernels) -> Iterator[FakeDriver]:
         yield driver
 
 
-@pytest.fixture
-def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "tiny", ignore=shutil.ignore_patterns("cache")))
-
-
 @pytest.mark.parametrize("nms", ["plugin", "host"])
-def test_equals_onnxruntime_and_becomes_graphs(folder: Path, driver: FakeDriver, nms: str) -> None:
-    build_stand_in(folder, "fp32", nms=nms)
-    bundle = Bundle.open(folder)
+def test_equals_onnxruntime_and_becomes_graphs(tiny_copy: Path, driver: FakeDriver, nms: str) -> None:
+    build_stand_in(tiny_copy, "fp32", nms=nms)
+    bundle = Bundle.open(tiny_copy)
     session, reference = TensorRtSession(bundle, driver=driver), open_session(bundle, "onnxruntime", threads=1)
     cases = built_in_cases(bundle.config)
     assert climb(reference, session, bundle.config, cases[:3]).failures() == []
@@ -53,10 +47,10 @@ def test_equals_onnxruntime_and_becomes_graphs(folder: Path, driver: FakeDriver,
     session.close()
 
 
-def test_half_precision_is_another_engine(folder: Path, driver: FakeDriver) -> None:
-    sets = [build_stand_in(folder, precision) for precision in ("fp32", "fp16")]
+def test_half_precision_is_another_engine(tiny_copy: Path, driver: FakeDriver) -> None:
+    sets = [build_stand_in(tiny_copy, precision) for precision in ("fp32", "fp16")]
     assert [engines.folder.name for engines in sets] == ["tensorrt-fp32", "tensorrt-fp16"]
-    bundle, token = Bundle.open(folder), np.ones((1, 4), np.int64)
+    bundle, token = Bundle.open(tiny_copy), np.ones((1, 4), np.int64)
     assert TensorRtSession(bundle, driver=driver).precision == "fp16"
     full, half = (
         np.asarray(TensorRtSession(bundle, precision=word, driver=driver).text_encoder(token, token))
@@ -66,16 +60,16 @@ def test_half_precision_is_another_engine(folder: Path, driver: FakeDriver) -> N
     assert 1e-6 < difference < 1e-2
 
 
-def test_shapes_beyond_the_profiles_are_refused(folder: Path, driver: FakeDriver) -> None:
-    build_stand_in(folder, "fp32")
-    session = TensorRtSession(Bundle.open(folder), driver=driver)
+def test_shapes_beyond_the_profiles_are_refused(tiny_copy: Path, driver: FakeDriver) -> None:
+    build_stand_in(tiny_copy, "fp32")
+    session = TensorRtSession(Bundle.open(tiny_copy), driver=driver)
     with pytest.raises(BackendError, match=r"the engine of text_encoder does not take .* pictures in a batch"):
         session.text_encoder(np.ones((99, 4), np.int64), np.ones((99, 4), np.int64))
 
 
-def test_what_is_no_engine_of_its_own_is_refused_in_its_words(folder: Path, driver: FakeDriver) -> None:
-    engines = build_stand_in(folder, "fp32")
+def test_what_is_no_engine_of_its_own_is_refused_in_its_words(tiny_copy: Path, driver: FakeDriver) -> None:
+    engines = build_stand_in(tiny_copy, "fp32")
     path = engines.engine_path("text_encoder")
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(BackendError, match=r"TensorRT 11.*cannot load .*the stand-in was given no engine of its own"):
-        TensorRtSession(Bundle.open(folder, verify=False), driver=driver)
+        TensorRtSession(Bundle.open(tiny_copy, verify=False), driver=driver)

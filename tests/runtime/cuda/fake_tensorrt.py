@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from gpu.stand_in.execution_context import SCRATCH, ExecutionContext
 from runtime.cuda.fake_driver import FakeDriver
-
-SCRATCH = 4096  # bytes an execution asks for, times its pictures
 
 
 class TensorIOMode(enum.Enum):
@@ -79,43 +78,15 @@ class Engine:
         return self.trt.contexts[-1]
 
 
-class Context:
-    """Notes how often it ran; insists on what TensorRT insists on."""
+class Context(ExecutionContext):
+    """Notes how often it ran."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.profiles)
         self.engine = engine
-        self.profile: int | None = None
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
-        self.memory = (0, 0)
         self.runs = 0
-        self.shape_changed = True
         self._results: dict[str, np.ndarray] = {}
         self._for: dict[str, tuple[int, ...]] = {}
-
-    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        self.profile = profile
-        return 0 <= profile < len(self.engine.profiles)
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert self.profile is not None, "no profile yet"
-        bounds = self.engine.profiles[self.profile][name]
-        if not all(low <= size <= high for low, size, high in zip(bounds["min"], shape, bounds["max"], strict=True)):
-            return False
-        self.shape_changed |= self.shapes.get(name) != shape
-        self.shapes[name] = shape
-        return True
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        assert address % 256 == 0
-        self.addresses[name] = address
-        return True
-
-    def set_device_memory(self, pointer: int, size: int) -> None:
-        self.memory = pointer, size
-
-    def update_device_memory_size_for_shapes(self) -> int:
-        return SCRATCH * next(iter(self.shapes.values()))[0]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         """Asked of ONNX Runtime on zeros, once a shape."""
@@ -135,9 +106,7 @@ class Context:
         if trt.fail_run or (capturing and trt.fail_capture):
             engine.logger.log(ILogger.ERROR, "enqueueV3: the kernel was refused")
             return False
-        assert not (capturing and self.shape_changed), "captured without a run since the shapes changed"
-        assert self.memory[1] >= self.update_device_memory_size_for_shapes()
-        self.shape_changed = False
+        self.note_run(capturing)
         self.runs += not capturing
         shapes, addresses, scratch = dict(self.shapes), dict(self.addresses), self.memory[0]
         outputs = {name: tuple(self.get_tensor_shape(name)) for name in engine.outputs}

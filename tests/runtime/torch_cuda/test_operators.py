@@ -13,7 +13,8 @@ import torch
 from onnx import TensorProto, helper
 
 from glip_export.errors import BackendError
-from glip_export.runtime.torch_cuda.operators import OPERATORS, top_k
+from glip_export.runtime.torch_cuda.functions import top_k
+from glip_export.runtime.torch_cuda.operators import OPERATORS
 from glip_export.runtime.torch_cuda.program import Program
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)

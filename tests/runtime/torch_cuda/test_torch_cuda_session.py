@@ -19,8 +19,8 @@ from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.ladder import climb
-from glip_export.parity.pairing import Detections
-from glip_export.parity.recall import found_again, together
+from glip_export.parity.precision_check import compare_detections
+from glip_export.parity.recall import together
 from glip_export.parity.run import Outputs, broken_rules, run
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.cuda.arrays import DeviceArray
@@ -82,9 +82,7 @@ def test_half_precisions_find_the_clear_detections(demo_bundle: Path, host: Host
         inputs = case.inputs(bundle.config)
         found, expected = run(session, inputs), run(reference, inputs)
         assert broken_rules(found, inputs, bundle.config) == ()
-        for ours, theirs in zip(found.chunks, expected.chunks, strict=True):
-            lists = (zip(c.boxes, c.scores, c.labels, strict=True) for c in (theirs, ours))
-            diffs += [found_again(Detections(*a), Detections(*b)) for a, b in zip(*lists, strict=True)]
+        diffs.append(compare_detections(expected, found))
     assert together(diffs).within(), f"{together(diffs).found} of {together(diffs).counted}"
 
 

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import onnx_ir
 import torch
+from execution_context import ExecutionContext, Shape
 
 from glip_export.config import GlipConfig, config_from_dict
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, fixed_axes, pyramid_axes
+from glip_export.graphs.contracts import GRAPHS, fixed_axes, output_shapes
 from glip_export.graphs.precision import convert
 from glip_export.runtime.cuda.dlpack import make_capsule
 from glip_export.runtime.torch_cuda.program import Program
 from glip_export.runtime.torch_cuda.runner import exact_products
 from glip_export.trt.lowering import lower
 
-SCRATCH = 4096  # bytes an execution asks for, times its pictures; it fills them, as TensorRT would
 CANDIDATES = {"candidate_boxes": (4,), "candidate_scores": (), "candidate_labels": ()}
-Shape = tuple[int, ...]
 
 
 class Engine:
@@ -56,61 +55,29 @@ class Engine:
         return Context(self)
 
 
-class Context:
-    """IExecutionContext; insists on what TensorRT insists on."""
+class Context(ExecutionContext):
+    """IExecutionContext."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.profiles)
         self.engine = engine
-        self.profile: int | None = None
-        self.shapes: dict[str, Shape] = {}
-        self.addresses: dict[str, int] = {}
-        self.scratch = (0, 0)
-        self.changed = True  # the shapes, since the last execution
         # A captured run keeps its intermediate values where they were; so each context has memory of its own.
-        self.memory = torch.cuda.MemPool() if engine.host is None else None
-
-    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        self.profile = profile
-        return 0 <= profile < len(self.engine.profiles)
-
-    def set_input_shape(self, name: str, shape: Shape) -> bool:
-        assert self.profile is not None, "no profile yet"
-        bounds = self.engine.profiles[self.profile][name]
-        if not all(low <= size <= high for low, size, high in zip(bounds["min"], shape, bounds["max"], strict=True)):
-            return False
-        self.changed |= self.shapes.get(name) != shape
-        self.shapes[name] = shape
-        return True
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        assert address % 256 == 0
-        self.addresses[name] = address
-        return True
-
-    def set_device_memory(self, pointer: int, size: int) -> None:
-        self.scratch = pointer, size
-
-    def update_device_memory_size_for_shapes(self) -> int:
-        return SCRATCH * next(iter(self.shapes.values()))[0]
+        self.pool = torch.cuda.MemPool() if engine.host is None else None
 
     def get_tensor_shape(self, name: str) -> Shape:
-        spec, config = self.engine.spec, self.engine.config
-        axes: dict[Any, int] = fixed_axes(config)
-        for tensor in spec.inputs:
-            axes.update(zip(tensor.axes, self.shapes[tensor.name], strict=True))
+        if name in self.shapes:
+            return self.shapes[name]
+        config = self.engine.config
         if name in CANDIDATES:
-            return axes["B"], len(config.detection.anchor_strides) * config.detection.pre_nms_top_n, *CANDIDATES[name]
-        if spec is not FUSION_HEAD and "H" in axes:
-            axes.update(pyramid_axes(axes["H"], axes["W"]))
-        tensor = next(tensor for tensor in (*spec.inputs, *spec.outputs) if tensor.name == name)
-        return tuple(axis if isinstance(axis, int) else axes[axis] for axis in tensor.axes)
+            many = len(config.detection.anchor_strides) * config.detection.pre_nms_top_n
+            return next(iter(self.shapes.values()))[0], many, *CANDIDATES[name]
+        return output_shapes(self.engine.spec, self.shapes, fixed_axes(config))[name]
 
     def execute_async_v3(self, stream: int) -> bool:
         engine, needed = self.engine, self.update_device_memory_size_for_shapes()
-        assert self.scratch[1] >= needed
         inputs = {name: self._tensor(name) for name in engine.program.inputs}
         targets = [self._tensor(name) for name in engine.program.outputs]
-        scratch = self._memory(self.scratch[0], (needed,), np.dtype(np.uint8))
+        scratch = self._memory(self.memory[0], (needed,), np.dtype(np.uint8))
         plan = engine.program.plan(tuple(tuple(tensor.shape) for tensor in inputs.values()))
 
         def work() -> None:
@@ -120,22 +87,18 @@ class Context:
                     target.copy_(result)
 
         if engine.host is not None:
-            self._note_run(stream in engine.host.capturing)
+            self.note_run(stream in engine.host.capturing)
             engine.host.put(stream, work)
             return True
         try:
             with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=engine.device)):
-                self._note_run(torch.cuda.is_current_stream_capturing())
-                with torch.cuda.use_mem_pool(self.memory):
+                self.note_run(torch.cuda.is_current_stream_capturing())
+                with torch.cuda.use_mem_pool(self.pool):
                     work()
         except (RuntimeError, BackendError) as error:
             engine.log(f"enqueueV3: {error}")
             return False
         return True
-
-    def _note_run(self, capturing: bool) -> None:
-        assert not (capturing and self.changed), "captured without a run since the shapes changed"
-        self.changed = False
 
     def _tensor(self, name: str) -> torch.Tensor:
         return self._memory(self.addresses[name], self.get_tensor_shape(name), self.engine.dtypes[name])
