@@ -174,9 +174,11 @@ def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest
 def _kept_export(name: str) -> Path | None:
     """Where this very export is kept between runs on a developer's machine; None in CI, which exports anew."""
     package = Path(__file__).parents[1] / "glip_export"
-    made_by = [package / "checkpoint.py", DEMO / "glip_demo.safetensors", *_TINY.sources, *_UNFUSED.sources]
+    made_by = [DEMO / "glip_demo.safetensors", *_TINY.sources, *_UNFUSED.sources]
     made_by += [
-        file for room in ("bundle", "config", "graphs", "model", "data") for file in (package / room).glob("*.*")
+        file
+        for room in ("bundle", "checkpoint", "config", "graphs", "model", "data")
+        for file in (package / room).glob("*.*")
     ]
     versions = [f"{module} {version(module)}" for module in ("torch", "onnx", "onnxscript")]
     key = hashlib.sha256(f"{package} {versions}".encode())  # a bundle remembers where its checkpoint is

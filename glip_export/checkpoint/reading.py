@@ -1,22 +1,20 @@
-"""Official weights files as plain fp32 state dicts: read without running anything, and matched key by key."""
+"""Official weights files as plain fp32 state dicts, read without running anything."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import pickletools
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from glip_export.checkpoint.matching import Shape
 from glip_export.errors import CheckpointError
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -158,118 +156,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
-
-
-# Keys of a checkpoint that no module of ours takes, and why.
-IGNORED = (
-    (r".*\.relative_position_index", "not a parameter"),
-    (r"rpn\.anchor_generator\.cell_anchors\.\d+", "not a parameter"),
-    (r".*\.embeddings\.(position_ids|token_type_ids)", "not a parameter"),
-    (r"rpn\.head\.cls_logits\..*", "stored but unused"),
-    (r"language_backbone\.body\.model\.pooler\..*", "unused"),
-    (r"rpn\.head\.mlm_head\..*", "for training only"),
-    (r"rpn\.tunable_linear\.weight", "all zero"),
-)
-PROMPT_TUNING = "rpn.tunable_linear.weight"  # added to BERT's features by FUSE_CONFIG.ADD_LINEAR_LAYER
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What of a checkpoint a model takes, and what it lacks."""
-
-    loaded: tuple[str, ...]
-    ignored: dict[str, str]  # key -> why
-    missing: dict[str, Shape]  # key -> expected shape
-    mis_shaped: dict[str, tuple[Shape, Shape]]  # key -> expected, got
-    not_floating: dict[str, str]  # key -> its dtype
-    prompt_tuned: bool = False
-
-    def raise_if_incomplete(self, path: str | Path) -> None:
-        """Raises CheckpointError, listing the first ten keys that are missing, mis-shaped or not floating."""
-        if self.prompt_tuned:
-            raise CheckpointError(
-                f"{path}: a prompt-tuned checkpoint ({PROMPT_TUNING}, ADD_LINEAR_LAYER) is not supported"
-            )
-        problems = [f"{key} {shape} is missing" for key, shape in self.missing.items()]
-        problems += [f"{key} should be {shape}, is {got}" for key, (shape, got) in self.mis_shaped.items()]
-        problems += [f"{key} holds {dtype}, not floats" for key, dtype in self.not_floating.items()]
-        if problems:
-            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-            raise CheckpointError(
-                f"{path}: does not fit the configuration, {len(self.missing)} keys missing, {len(self.mis_shaped)} "
-                f"mis-shaped: {'; '.join(problems[:10])}{more}. Is it another model? Give --config or --bert-config"
-            )
-
-    def summary(self) -> str:
-        """One line: `500 tensors loaded, 9 ignored (8 not a parameter, 1 unused), 0 missing, 0 mis-shaped`."""
-        reasons: dict[str, int] = {}
-        for why in self.ignored.values():
-            reasons[why] = reasons.get(why, 0) + 1
-        detail = f" ({', '.join(f'{count} {why}' for why, count in reasons.items())})" if reasons else ""
-        return (
-            f"{len(self.loaded)} tensors loaded, {len(self.ignored)} ignored{detail}, "
-            f"{len(self.missing)} missing, {len(self.mis_shaped)} mis-shaped"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain values."""
-        return asdict(self)
-
-
-def match(state: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]) -> LoadReport:
-    """Compares a state dict with the parameters a model expects (key -> shape); raises nothing."""
-    loaded, mis_shaped, not_floating = [], {}, {}
-    for key, shape in expected.items():
-        if key not in state:
-            continue
-        tensor = state[key]
-        if tuple(tensor.shape) != tuple(shape):
-            mis_shaped[key] = (tuple(shape), tuple(tensor.shape))
-        elif not tensor.is_floating_point():
-            not_floating[key] = str(tensor.dtype).removeprefix("torch.")
-        else:
-            loaded.append(key)
-    return LoadReport(
-        loaded=tuple(loaded),
-        ignored={key: _why_ignored(key) for key in state if key not in expected},
-        missing={key: tuple(shape) for key, shape in expected.items() if key not in state},
-        mis_shaped=mis_shaped,
-        not_floating=not_floating,
-        prompt_tuned=PROMPT_TUNING in state and bool(state[PROMPT_TUNING].any()),
-    )
-
-
-def _why_ignored(key: str) -> str:
-    return next((why for pattern, why in IGNORED if re.fullmatch(pattern, key)), "unknown to this model")
-
-
-def resolve_weights(weights: str | Path) -> Path:
-    """The file that --weights names: a path, or hf://OWNER/REPO/FILE through huggingface_hub's cache.
-
-    Raises CheckpointError if there is no such file, the address is malformed or it cannot be fetched.
-    """
-    text = str(weights)
-    # Path("hf://owner/repo") has already lost a slash.
-    address = re.fullmatch(r"hf:/{1,2}(.*)", text)
-    if address is None:
-        check_file(Path(text))
-        return Path(text)
-    parts = address[1].split("/")
-    if len(parts) < 3 or not all(re.fullmatch(r"[A-Za-z0-9_][\w.\-]*", part, re.ASCII) for part in parts):
-        raise CheckpointError(
-            f"{text}: expected hf://OWNER/REPO/FILE, such as hf://GLIPModel/GLIP/glip_a_tiny_o365.pth"
-        )
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise CheckpointError(f"{text}: needs huggingface_hub: pip install 'glip-export[hub]'") from error
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # or it warns of every retry before we say what is wrong
-    try:
-        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
-    except Exception as error:  # its HTTP library's errors change with its versions
-        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
-        raise CheckpointError(
-            f"{text}: cannot be fetched ({reason}); check the address and the network, or give a local file"
-        ) from error
