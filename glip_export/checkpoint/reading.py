@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickletools
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,8 @@ from typing import Any
 import torch
 
 from glip_export.checkpoint.matching import Shape
+from glip_export.checkpoint.pickled import Unread, load_torch
+from glip_export.checkpoint.sharded import load_safetensors
 from glip_export.errors import CheckpointError
 
 
@@ -40,7 +39,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     check_file(path)
-    loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    loaded = load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
     state = _find_state(path, loaded)
     if all(key.startswith("module.") for key in state):  # what DistributedDataParallel leaves
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -61,62 +60,6 @@ def check_file(path: Path) -> None:
         raise CheckpointError(f"{path}: cannot read the weights: {getattr(error, 'strerror', error)}") from error
 
 
-def _load_torch(path: Path) -> Any:
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    try:
-        with warnings.catch_warnings():  # its advice (unusual pickle protocols, TorchScript) is not the user's
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    # A damaged file can make the unpickler raise anything, from KeyError to MemoryError.
-    except Exception as error:
-        raise CheckpointError(f"{path}: {_why_not_loaded(path, zipped, error)}") from error
-
-
-def _why_not_loaded(path: Path, zipped: bool, error: Exception) -> str:
-    text = str(error)
-    # A text file that begins with a "c" looks like such a name too, but not like module.name.
-    wanted = re.findall(r"GLOBAL ((?:[^\W\d]\w*\.)+[^\W\d]\w*)(?= |$)", text)
-    wanted = wanted or ([] if zipped else _pickled_globals(path))
-    if wanted:
-        return f"holds pickled code (names {wanted[0]}): refused; GLIP's official files hold only tensors"
-    if "TorchScript" in text:
-        return "holds TorchScript code: refused; GLIP's official files hold only tensors"
-    if zipped:
-        return "a damaged or cut off weights file, or another kind of zip; fetch it again"
-    return "not a weights file of PyTorch, or a damaged one; give a GLIP checkpoint (.pth or .safetensors)"
-
-
-def _pickled_globals(path: Path) -> list[str]:
-    """The names that a bare pickle would import, read off its opcodes without running them; [] if it is none."""
-    names: list[str] = []
-    strings: list[str] = []
-    try:
-        with path.open("rb") as file:
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "GLOBAL":
-                    names.append(str(argument).replace(" ", "."))
-                elif opcode.name == "STACK_GLOBAL":
-                    names.append(".".join(strings[-2:]))
-                elif "UNICODE" in opcode.name:
-                    strings.append(str(argument))
-    except Exception:  # genops raises what it likes where a file is no pickle or cut off
-        return []
-    return names
-
-
-def _load_safetensors(path: Path) -> Any:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise CheckpointError(f"{path}: needs safetensors: pip install 'glip-export[export]'") from error
-    try:
-        return load_file(path, device="cpu")
-    except Exception as error:  # SafetensorError, but also what torch says of an unknown dtype
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({reason}); fetch it again") from error
-
-
 def _find_state(path: Path, loaded: Any) -> dict[str, Any]:
     for name in ("model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
@@ -126,10 +69,14 @@ def _find_state(path: Path, loaded: Any) -> dict[str, Any]:
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a state dict of tensors")
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{path}: not a state dict of tensors: {key!r} holds a {type(value).__name__}")
+            raise CheckpointError(f"{path}: not a state dict of tensors: {key!r} holds a {_kind(value)}")
     if not loaded:
         raise CheckpointError(f"{path}: holds no tensors; give a GLIP checkpoint")
     return dict(loaded)
+
+
+def _kind(value: object) -> str:
+    return "value of NumPy" if isinstance(value, Unread) else type(value).__name__
 
 
 def _as_weights(path: Path, key: str, value: torch.Tensor) -> torch.Tensor:
