@@ -1,4 +1,4 @@
-"""Official weights files as plain fp32 state dicts, read without running anything."""
+"""Official weights files, and mmdetection's, as plain fp32 state dicts, read without running anything."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from glip_export.checkpoint.matching import Shape
+from glip_export.checkpoint.mmdetection import is_mmdetection, to_official
 from glip_export.checkpoint.pickled import Unread, load_torch
 from glip_export.checkpoint.sharded import load_safetensors
 from glip_export.errors import CheckpointError
@@ -34,6 +35,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a .pth (PyTorch's zip or older format) or .safetensors, never running pickled code.
 
     Takes {"model": state}, {"state_dict": state} or the bare state, fp16 to fp64 storage, with or without `module.`.
+    mmdetection's GLIP comes under the official names.
     Zip files are mapped, not copied: what stands beside the model (an optimizer's state) costs no memory.
     Raises CheckpointError, naming the file and what to do, for anything else.
     """
@@ -43,7 +45,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     state = _find_state(path, loaded)
     if all(key.startswith("module.") for key in state):  # what DistributedDataParallel leaves
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    return Checkpoint(path, _sha256(path), {key: _as_weights(path, key, value) for key, value in state.items()})
+    weights = {key: _as_weights(path, key, value) for key, value in state.items()}
+    return Checkpoint(path, _sha256(path), to_official(weights) if is_mmdetection(weights) else weights)
 
 
 def check_file(path: Path) -> None:
