@@ -6,15 +6,25 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from compact_oracle import OracleCase, draw_weight, positions
 from random_checkpoint import PUBLISHED
 from torch.nn import functional as F
 
 from glip_export.checkpoint import match, read_checkpoint
-from glip_export.checkpoint.mmdetection import OFFICIAL_ONLY, from_official, is_mmdetection, official_name, to_official
+from glip_export.checkpoint.mmdetection import (
+    OFFICIAL_ONLY,
+    from_official,
+    is_mmdetection,
+    mmdetection_name,
+    official_name,
+    to_official,
+)
 from glip_export.config.published import identify
 from glip_export.errors import CheckpointError
+from glip_export.image import preprocess
 from glip_export.model.glip import Glip, load_model
 from glip_export.model.glip import official_name as official_name_of
 from glip_export.model.swin import PatchMerging
@@ -91,6 +101,35 @@ def test_the_same_model_from_either_form(
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
     assert model.load_report is not None
     assert {*model.load_report.ignored.values()} == {"not a parameter"}
+
+
+def test_every_number_of_their_own_model(tmp_path: Path) -> None:
+    """Weights drawn by mmdetection's keys, run by mmdetection's code (tests/data/mmdet/README.md) and by ours."""
+    case = OracleCase("tiny")
+    stats = json.loads((case.folder / "stats.json").read_text())
+    state = {}
+    for official, (shape, mean, std) in stats.items():
+        key = official.removeprefix("module.")
+        if not any(re.fullmatch(pattern, key) for pattern, _ in OFFICIAL_ONLY):
+            drawn = torch.from_numpy(draw_weight(mmdetection_name(key), shape, mean, std))
+            state[mmdetection_name(key)] = drawn.reshape(()) if ".scales." in key else drawn
+    torch.save({"state_dict": state}, tmp_path / "drawn.pth")
+    model = load_model(tmp_path / "drawn.pth", case.config, bert_config=case.bert_config)
+
+    ids = torch.tensor([case.prompt["input_ids"]] * 2)
+    mask = torch.ones_like(ids)
+    text = model.text_encoder(ids, mask)
+    pyramid = model.vision_backbone(torch.from_numpy(preprocess(case.pictures(), model.config.image).images))
+    ours = {"hidden": text} | {f"P{number}": level for number, level in enumerate(pyramid, 3)}
+    for number, level in enumerate(model.fusion_head.predict(pyramid, text, mask), 3):
+        ours |= {f"{field}_P{number}": value for field, value in level._asdict().items()}
+
+    stored = np.load(DATA / "mmdet" / "tiny.npz")
+    assert {name.split("@")[0] for name in stored} == ours.keys()
+    for name, tensor in ours.items():
+        assert tuple(stored[f"{name}@shape"]) == tensor.shape, name
+        samples = tensor.numpy().reshape(-1)[positions(name, tensor.numel())]
+        assert np.abs(samples - stored[f"{name}@val"]).max() < 1e-4 * stored[f"{name}@rms"], name
 
 
 def test_patch_merging_is_theirs() -> None:
