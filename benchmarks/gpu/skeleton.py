@@ -22,7 +22,7 @@ import torch
 from glip_export.bundle.files import atomic_write_text
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.model.glip import Glip
-from glip_export.model.swin import WindowAttention
+from glip_export.model.swin_block import WindowAttention
 
 if TYPE_CHECKING:
     from glip_export.bundle import Bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,27 @@ IGNORED = (
     (r"rpn\.head\.mlm_head\..*", "for training only"),
     (r"rpn\.tunable_linear\.weight", "all zero"),
 )
-PROMPT_TUNING = "rpn.tunable_linear.weight"  # added to BERT's features by FUSE_CONFIG.ADD_LINEAR_LAYER
+PROMPT_TABLE = "rpn.tunable_linear.weight"  # of prompt tuning, zero where nothing was tuned
+
+# Keys that a model without a place for them would be wrong without, and the configuration that gives them one.
+_FUSE, _TOWER, _STAGES = (
+    "MODEL.DYHEAD.FUSE_CONFIG",
+    r"rpn\.head\.dyhead_tower\.\d+",
+    r"backbone\.body\.layers\.\d+\.blocks\.\d+",
+)
+NEEDED = (
+    (r"rpn\.tunable_linear\.weight", f"{_FUSE}.ADD_LINEAR_LAYER True"),
+    (rf"{_TOWER}\.t2i_attn\.gamma", f"{_FUSE}.USE_LAYER_SCALE True"),
+    (rf"{_TOWER}\.t2i_attn\..*", f"{_FUSE}.TYPE MHA-S"),
+    (rf"{_TOWER}\.b_attn\.shrink_lang\..*", f"{_FUSE}.SEPARATE_BIDIRECTIONAL True"),
+    (
+        rf"{_TOWER}\.shrink_lang\..*",
+        f"{_FUSE}.SEPARATE_BIDIRECTIONAL True {_FUSE}.DO_LANG_PROJ_OUTSIDE_CHECKPOINT True",
+    ),
+    (rf"{_STAGES}\.(norm1_text|attn\.qkv_text)\..*", "MODEL.SWINT.VERSION vl"),
+    (rf"{_STAGES}\.gamma", "MODEL.SWINT.VERSION v2 MODEL.SWINT.LAYER_SCALE 1"),
+    (r"backbone\.body\.absolute_pos_embed", "MODEL.SWINT.APE True"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +56,12 @@ class LoadReport:
     missing: dict[str, Shape]  # key -> expected shape
     mis_shaped: dict[str, tuple[Shape, Shape]]  # key -> expected, got
     not_floating: dict[str, str]  # key -> its dtype
-    prompt_tuned: bool = False
+    without_place: dict[str, str] = field(default_factory=dict)  # key -> the configuration that it needs
 
     def raise_if_incomplete(self, path: str | Path) -> None:
         """Raises CheckpointError, listing the first ten keys that are missing, mis-shaped or not floating."""
-        if self.prompt_tuned:
-            raise CheckpointError(
-                f"{path}: a prompt-tuned checkpoint ({PROMPT_TUNING}, ADD_LINEAR_LAYER) is not supported"
-            )
+        for key, words in self.without_place.items():
+            raise CheckpointError(f"{path}: holds {key}, for which the configuration has no place: add {words}")
         problems = [f"{key} {shape} is missing" for key, shape in self.missing.items()]
         problems += [f"{key} should be {shape}, is {got}" for key, (shape, got) in self.mis_shaped.items()]
         problems += [f"{key} holds {dtype}, not floats" for key, dtype in self.not_floating.items()]
@@ -73,6 +91,7 @@ class LoadReport:
 def match(state: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]) -> LoadReport:
     """Compares a state dict with the parameters a model expects (key -> shape); raises nothing."""
     loaded, mis_shaped, not_floating = [], {}, {}
+    left = [key for key in state if key not in expected]
     for key, shape in expected.items():
         if key not in state:
             continue
@@ -85,13 +104,22 @@ def match(state: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]) -> L
             loaded.append(key)
     return LoadReport(
         loaded=tuple(loaded),
-        ignored={key: _why_ignored(key) for key in state if key not in expected},
+        ignored={key: _why_ignored(key) for key in left},
         missing={key: tuple(shape) for key, shape in expected.items() if key not in state},
         mis_shaped=mis_shaped,
         not_floating=not_floating,
-        prompt_tuned=PROMPT_TUNING in state and bool(state[PROMPT_TUNING].any()),
+        without_place={key: words for key in left if state[key].any() and (words := _needed(key))},
     )
+
+
+def is_prompt_tuned(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the state dict holds a table of prompt tuning that changes anything."""
+    return PROMPT_TABLE in state and bool(state[PROMPT_TABLE].any())
 
 
 def _why_ignored(key: str) -> str:
     return next((why for pattern, why in IGNORED if re.fullmatch(pattern, key)), "unknown to this model")
+
+
+def _needed(key: str) -> str:
+    return next((words for pattern, words in NEEDED if re.fullmatch(pattern, key)), "")

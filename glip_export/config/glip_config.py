@@ -31,6 +31,8 @@ class TextConfig:
     max_query_len: int = 256  # MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN, tokens
     n_layers: int = 1  # MODEL.LANGUAGE_BACKBONE.N_LAYERS
     separator: str = ". "  # DATASETS.SEPARATION_TOKENS
+    # MODEL.LANGUAGE_BACKBONE.MASK_SPECIAL: after BERT, [CLS] and [SEP] are masked as padding is
+    mask_special: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,20 @@ class SwinConfig:
     num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
     window_size: int = 7
     mlp_ratio: float = 4.0
+    version: str = field(default="v1", metadata=ADDED)  # VERSION: v1, vl, v2, v2_vl
+    position_embedding: bool = field(default=False, metadata=ADDED)  # APE
+    layer_scale: bool = field(default=False, metadata=ADDED)  # LAYER_SCALE, which v1 and vl do not read
+    output_norms: bool = field(default=True, metadata=ADDED)  # OUT_NORM, which v1 and vl do not read
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether patches overlap and stages are joined by convolutions."""
+        return self.version in ("v2", "v2_vl")
+
+    @property
+    def fuses_text(self) -> bool:
+        """Whether the last stage attends to the text, which comes out changed."""
+        return self.version in ("vl", "v2_vl")
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,13 @@ class HeadConfig:
     clamp_text_min: bool = True  # FUSE_CONFIG.CLAMP_BERTATTN_MIN_FOR_UNDERFLOW
     clamp_text_max: bool = True  # FUSE_CONFIG.CLAMP_BERTATTN_MAX_FOR_OVERFLOW
     clamp_dot_product: bool = True  # FUSE_CONFIG.CLAMP_DOT_PRODUCT
+    # FUSE_CONFIG.TYPE: MHA-B, MHA-S, or a word under which features and text pass each other
+    fusion: str = field(default="MHA-B", metadata=ADDED)
+    layer_scale: bool = field(default=True, metadata=ADDED)  # FUSE_CONFIG.USE_LAYER_SCALE, which MHA-B does not read
+    separates_levels: bool = field(default=False, metadata=ADDED)  # FUSE_CONFIG.SEPARATE_BIDIRECTIONAL
+    # FUSE_CONFIG.DO_LANG_PROJ_OUTSIDE_CHECKPOINT: where the weights that shrink the separate levels' texts stand
+    shrinks_text_outside: bool = field(default=False, metadata=ADDED)
+    prompt_table: bool = field(default=False, metadata=ADDED)  # FUSE_CONFIG.ADD_LINEAR_LAYER, prompt tuning
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,37 @@ class GlipConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     task: TaskConfig = field(default_factory=TaskConfig, metadata=ADDED)
+
+    @property
+    def reads_embedded_apart(self) -> bool:
+        """Whether the logits read BERT's `embedded` where something else reads its last layer, of which it is no part.
+
+        With N_LAYERS 1 `embedded` is the last layer times the mask.
+        """
+        reads_hidden = self.head.early_fusion or self.swin.fuses_text
+        return reads_hidden and not self.head.fused_dot_product and self.text.n_layers > 1
+
+    @property
+    def text_runs_ahead(self) -> bool:
+        """Whether the text of every block depends on the caption alone, so that it is computed once a caption."""
+        return self.head.early_fusion and self.head.fusion != "MHA-B" and not self.swin.fuses_text
+
+    @property
+    def encoded_width(self) -> int:
+        """What the graph text_encoder gives of a token, in multiples of BERT's hidden size side by side.
+
+        Its last layer or `embedded`, or both; or where text runs ahead the text at every block and at the logits.
+        """
+        parts = self.head.num_convs + 1 if self.text_runs_ahead else 1 + self.reads_embedded_apart
+        return parts * self.text.bert.hidden_size
+
+    @property
+    def head_width(self) -> int:
+        """The same of what the graph fusion_head takes: what a backbone that fuses text gives back."""
+        if not self.swin.fuses_text:
+            return self.encoded_width
+        both = self.head.early_fusion and not self.head.fused_dot_product
+        return (1 + both) * self.text.bert.hidden_size
 
 
 def config_to_dict(config: GlipConfig) -> dict[str, Any]:

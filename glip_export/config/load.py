@@ -7,8 +7,8 @@ from pathlib import Path
 
 from glip_export.config.bert import BertConfig, read_bert_config
 from glip_export.config.glip_config import DetectionConfig, GlipConfig, HeadConfig, ImageConfig, SwinConfig, TextConfig
-from glip_export.config.published import identify, official_values
-from glip_export.config.supported import check_supported
+from glip_export.config.published import identify, official_values, structure
+from glip_export.config.supported import PROMPT_TUNINGS, check_supported
 from glip_export.config.task import read_task
 from glip_export.config.yacs import Values, layer, parse_overrides, read_yaml
 from glip_export.errors import ConfigError
@@ -24,7 +24,8 @@ def load_config(
     """The configuration of a GLIP: an official YAML, or the published one that a checkpoint's shapes identify.
 
     `overrides` is KEY VALUE KEY VALUE ...; `bert_config` a transformers config.json, bert-base-uncased without it;
-    `shapes` maps state-dict keys (without `module.`) to shapes; `weights_name`, the weights' file name, tells models
+    `shapes` maps state-dict keys (without `module.`) to shapes, which also tell of text that Swin fuses, MHA-S and the
+    like; `weights_name`, the weights' file name, tells models
     of the same shapes apart. Raises ConfigError, naming the file and key, for what cannot be read or is not supported.
     """
     bert = read_bert_config(bert_config) if bert_config is not None else BertConfig()
@@ -32,7 +33,7 @@ def load_config(
         name, origin, given = Path(path).stem, Path(path).name, read_yaml(Path(path))
     elif shapes is not None:
         name = identify(shapes, weights_name)
-        origin, given = f"published {name}", official_values(name)
+        origin, given = f"published {name}", {**official_values(name), **structure(shapes)}
     else:
         raise ConfigError("no configuration: give an official YAML with --config")
     changed = parse_overrides(overrides)
@@ -64,6 +65,7 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
             max_query_len=values[model + "LANGUAGE_BACKBONE.MAX_QUERY_LEN"],
             n_layers=values[model + "LANGUAGE_BACKBONE.N_LAYERS"],
             separator=values["DATASETS.SEPARATION_TOKENS"],
+            mask_special=values[model + "LANGUAGE_BACKBONE.MASK_SPECIAL"],
         ),
         swin=SwinConfig(
             embed_dim=values[model + "SWINT.EMBED_DIM"],
@@ -71,6 +73,10 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
             num_heads=values[model + "SWINT.NUM_HEADS"],
             window_size=values[model + "SWINT.WINDOW_SIZE"],
             mlp_ratio=values[model + "SWINT.MLP_RATIO"],
+            version=values[model + "SWINT.VERSION"],
+            position_embedding=values[model + "SWINT.APE"],
+            layer_scale=bool(values[model + "SWINT.LAYER_SCALE"]),
+            output_norms=values[model + "SWINT.OUT_NORM"],
         ),
         head=HeadConfig(
             channels=values[dyhead + "CHANNELS"],
@@ -84,6 +90,12 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
             clamp_text_min=values[fuse + "CLAMP_BERTATTN_MIN_FOR_UNDERFLOW"],
             clamp_text_max=values[fuse + "CLAMP_BERTATTN_MAX_FOR_OVERFLOW"],
             clamp_dot_product=values[fuse + "CLAMP_DOT_PRODUCT"],
+            fusion=values[fuse + "TYPE"],
+            layer_scale=values[fuse + "USE_LAYER_SCALE"],
+            separates_levels=values[fuse + "SEPARATE_BIDIRECTIONAL"],
+            shrinks_text_outside=values[fuse + "DO_LANG_PROJ_OUTSIDE_CHECKPOINT"],
+            prompt_table=values[fuse + "ADD_LINEAR_LAYER"]
+            or values["SOLVER.TUNING_HIGHLEVEL_OVERRIDE"] in PROMPT_TUNINGS,
         ),
         detection=DetectionConfig(
             score_agg=values[dyhead + "SCORE_AGG"],

@@ -92,8 +92,43 @@ def architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         window=window,
         channels=_first(shapes, "backbone.fpn.fpn_inner2.weight"),
         blocks=len({tower[1] for tower in towers if tower}),
-        fusion=any(".b_attn." in key for key in shapes),
+        fusion=any(".b_attn." in key or ".t2i_attn." in key for key in shapes),
     )
+
+
+def structure(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What the keys of a state dict say of a GLIP beyond the published ones: configuration keys and their values."""
+    patches = shapes.get("backbone.body.patch_embed.proj.weight", ())
+    version = ("v2" if patches[-1:] == (7,) else "v1") + ("_vl" if _any(shapes, r".*\.norm1_text\..*") else "")
+    found: dict[str, Any] = {}
+    if version != "v1":
+        found["MODEL.SWINT.VERSION"] = version.removeprefix("v1_")
+    for key, value, pattern in _STRUCTURE:
+        if _any(shapes, pattern):
+            found[key] = value
+    if f"{_FUSE}.TYPE" in found:
+        found[f"{_FUSE}.USE_LAYER_SCALE"] = _any(shapes, rf"{_TOWER}\.t2i_attn\.gamma")
+    if version.startswith("v2") and not _any(shapes, r"backbone\.body\.norm\d\..*"):
+        found["MODEL.SWINT.OUT_NORM"] = False
+    biases = (shape for key, shape in shapes.items() if key.endswith(".attn.t2t_relative_position_bias"))
+    if tokens := next(biases, ())[-1:]:
+        found["MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN"] = tokens[0]
+    return found
+
+
+_FUSE, _TOWER = "MODEL.DYHEAD.FUSE_CONFIG", r"rpn\.head\.dyhead_tower\.\d+"
+_STRUCTURE = (
+    (f"{_FUSE}.TYPE", "MHA-S", rf"{_TOWER}\.t2i_attn\..*"),
+    (f"{_FUSE}.SEPARATE_BIDIRECTIONAL", True, rf"{_TOWER}\.(b_attn\.)?shrink_lang\..*"),
+    (f"{_FUSE}.DO_LANG_PROJ_OUTSIDE_CHECKPOINT", True, rf"{_TOWER}\.shrink_lang\..*"),
+    (f"{_FUSE}.ADD_LINEAR_LAYER", True, r"rpn\.tunable_linear\.weight"),
+    ("MODEL.SWINT.APE", True, r"backbone\.body\.absolute_pos_embed"),
+    ("MODEL.SWINT.LAYER_SCALE", 1, r"backbone\.body\.layers\.\d+\.blocks\.\d+\.gamma"),
+)
+
+
+def _any(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> bool:
+    return any(re.fullmatch(pattern, key) for key in shapes)
 
 
 def _first(shapes: Mapping[str, tuple[int, ...]], key: str) -> int:

@@ -81,6 +81,9 @@ DYHEAD, FUSE = "MODEL.DYHEAD", "MODEL.DYHEAD.FUSE_CONFIG"
 BACKBONE, FPN, SWINT = "MODEL.BACKBONE", "MODEL.FPN", "MODEL.SWINT"
 LANGUAGE, RPN, ATSS = "MODEL.LANGUAGE_BACKBONE", "MODEL.RPN", "MODEL.ATSS"
 
+PROMPT_TABLE_ROWS = 1000  # GLIP: tunable_linear
+PROMPT_TUNINGS = ("language_prompt_v2", "language_prompt_v4")  # of SOLVER.TUNING_HIGHLEVEL_OVERRIDE
+
 PLAIN_FPN = "only the plain feature pyramid is rebuilt"
 ONE_ANCHOR = "GLIP has one square anchor a position"
 DYCONV = "only DyConv of deformable convolutions, GroupNorm and dynamic ReLU is rebuilt"
@@ -97,28 +100,18 @@ RULES = (
     ),
     Rule(f"{BACKBONE}.OUT_FEATURES", (("stage2", "stage3", "stage4", "stage5"),), "the pyramid stands on all stages"),
     Rule(f"{BACKBONE}.FPN_LAYER", ((),), PLAIN_FPN),
-    Rule(f"{SWINT}.VERSION", ("v1",), "only Swin v1 is rebuilt, neither v2 nor the text-fusing vl"),
-    Rule(f"{SWINT}.APE", (False,), "Swin's absolute position embedding is not rebuilt"),
-    Rule(f"{SWINT}.LAYER_SCALE", (0,), "Swin v1 has no layer scale"),
-    Rule(f"{SWINT}.OUT_NORM", (True,), "Swin v1 always normalises its outputs"),
+    Rule(f"{SWINT}.VERSION", ("v1", "vl", "v2", "v2_vl"), "Swin has the versions v1, vl, v2 and v2_vl"),
     *(
         Rule(f"{FPN}.{name}", (False,), PLAIN_FPN)
         for name in ("USE_GN", "USE_RELU", "USE_DYRELU", "USE_DYHEAD", "USE_PAN", "USE_SPP")
     ),
-    Rule(f"{FPN}.RETURN_SWINT_FEATURE_BEFORE_FUSION", (False,), PLAIN_FPN),
     Rule("MODEL.GROUP_NORM.DIM_PER_GP", (-1,), "GroupNorm is sized by NUM_GROUPS"),
     Rule(f"{LANGUAGE}.MODEL_TYPE", ("bert-base-uncased",), "only BERT encodes text, neither RNN, CLIP nor RoBERTa"),
     Rule(f"{LANGUAGE}.TOKENIZER_TYPE", ("bert-base-uncased",), "only BERT's WordPiece is packaged"),
-    Rule(f"{LANGUAGE}.MASK_SPECIAL", (False,), "[CLS] and [SEP] are attended"),
     Rule("GLIPKNOW.PARALLEL_LANGUAGE_INPUT", (False,), "every prompt is one caption, not one caption a class"),
     Rule("DATASETS.ONE_HOT", (False,), "classes are words of a caption, not one-hot tokens"),
     Rule("DATASETS.CLASS_AGNOSTIC", (False,), "objects are evaluated by their class"),
     Rule("DATASETS.GENERAL_COPY_TEST", (-1,), "an evaluation takes every picture once"),
-    Rule(
-        "SOLVER.TUNING_HIGHLEVEL_OVERRIDE",
-        (None, "full", "linear_prob", "language_prompt_v1", "language_prompt_v3"),
-        "it turns on prompt tuning's linear layer, which is not rebuilt",
-    ),
     *(Rule(f"{DYHEAD}.{name}", (True,), DYCONV) for name in ("USE_GN", "USE_DYRELU", "USE_DFCONV", "USE_DYFUSE")),
     Rule(f"{DYHEAD}.CONV_FUNC", ("",), DYCONV),
     Rule(f"{DYHEAD}.GROUPS", (1,), DYCONV),
@@ -128,14 +121,6 @@ RULES = (
         ("MEAN", "MAX", "POWER"),
         "a class's score is the MEAN, MAX or POWER (geometric mean) of its tokens'",
     ),
-    Rule(
-        f"{FUSE}.TYPE",
-        ("MHA-B",),
-        "only bidirectional attention (MHA-B) fuses, neither MHA-S, SCAN nor FILM",
-        only_if=f"{FUSE}.EARLY_FUSE_ON",
-    ),
-    Rule(f"{FUSE}.SEPARATE_BIDIRECTIONAL", (False,), "all levels fuse at once", only_if=f"{FUSE}.EARLY_FUSE_ON"),
-    Rule(f"{FUSE}.ADD_LINEAR_LAYER", (False,), "prompt tuning's linear layer is not rebuilt"),
     Rule(f"{FUSE}.USE_DOT_PRODUCT_TOKEN_LOSS", (True,), DOT_PRODUCT),
     Rule(f"{FUSE}.USE_CONTRASTIVE_ALIGN_LOSS", (False,), DOT_PRODUCT),
     Rule(f"{FUSE}.USE_TOKEN_LOSS", (False,), DOT_PRODUCT),
@@ -209,6 +194,21 @@ RELATIONS = (
         "the head and the fusion must have the same channels",
     ),
     Relation(
+        (f"{FUSE}.TYPE",),
+        lambda v, bert: v[f"{FUSE}.TYPE"] != "SCAN" or not v[f"{FUSE}.EARLY_FUSE_ON"],
+        "the original cannot run it either (a batched product of maps)",
+    ),
+    Relation(
+        (f"{FUSE}.TYPE",),
+        lambda v, bert: v[f"{FUSE}.TYPE"] != "FILM" or not v[f"{FUSE}.EARLY_FUSE_ON"],
+        "FILM is not rebuilt: no model that was trained with it is known, and nothing to hold it to",
+    ),
+    Relation(
+        (f"{FUSE}.ADD_LINEAR_LAYER", f"{LANGUAGE}.MAX_QUERY_LEN"),
+        lambda v, bert: v[f"{LANGUAGE}.MAX_QUERY_LEN"] <= PROMPT_TABLE_ROWS or not v[f"{FUSE}.ADD_LINEAR_LAYER"],
+        f"the table of prompt tuning has {PROMPT_TABLE_ROWS} rows, one a token",
+    ),
+    Relation(
         (f"{DYHEAD}.CHANNELS", "MODEL.GROUP_NORM.NUM_GROUPS"),
         lambda v, bert: v[f"{DYHEAD}.CHANNELS"] % v["MODEL.GROUP_NORM.NUM_GROUPS"] == 0,
         "the groups must divide the channels",
@@ -227,14 +227,6 @@ RELATIONS = (
         (f"{LANGUAGE}.MAX_QUERY_LEN",),
         lambda v, bert: v[f"{LANGUAGE}.MAX_QUERY_LEN"] <= bert.max_position_embeddings,
         "BERT has no more than max_position_embeddings positions (512, or what --bert-config says)",
-    ),
-    Relation(
-        (f"{LANGUAGE}.N_LAYERS", f"{FUSE}.EARLY_FUSE_ON", f"{FUSE}.USE_FUSED_FEATURES_DOT_PRODUCT"),
-        # The head would read both BERT's last layer and the mean of its last layers; it is given one of them.
-        lambda v, bert: (
-            v[f"{LANGUAGE}.N_LAYERS"] == 1 or v[f"{FUSE}.EARLY_FUSE_ON"] == v[f"{FUSE}.USE_FUSED_FEATURES_DOT_PRODUCT"]
-        ),
-        "with N_LAYERS above 1, fusion and fused features in the dot product must be both on or both off",
     ),
     Relation(
         ("DATALOADER.SIZE_DIVISIBILITY",),

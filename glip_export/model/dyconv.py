@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from glip_export.config import HeadConfig
-from glip_export.model.bi_attention import Features
 from glip_export.model.graph_ops import modulated_deform_conv
+from glip_export.model.vl_fuse import Features
 
 
 class DyConv(nn.Module):

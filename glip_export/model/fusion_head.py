@@ -7,10 +7,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from glip_export.config import GlipConfig
-from glip_export.model.bi_attention import LIMIT, BiMultiHeadAttention, Features, VLFuse
+from glip_export.config.supported import PROMPT_TABLE_ROWS
+from glip_export.model.bi_attention import LIMIT, BiMultiHeadAttention
 from glip_export.model.dyconv import DyConv
+from glip_export.model.image_attention import ImageAttention
 from glip_export.model.selection import LevelPredictions, select
+from glip_export.model.text_encoder import attended, embedded_of, side_by_side
 from glip_export.model.text_layer import BertEncoderLayer, PassThrough
+from glip_export.model.vl_fuse import Features, VLFuse
 
 
 class FusionHead(nn.Module):
@@ -28,6 +32,8 @@ class FusionHead(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(1))
         self.bias_lang = nn.Parameter(torch.zeros(text_dim))
         self.bias0 = nn.Parameter(torch.zeros(1))
+        # Prompt tuning's table is stored as a linear layer that nothing is multiplied with.
+        self.tunable_linear = nn.Linear(text_dim, PROMPT_TABLE_ROWS, bias=False) if head.prompt_table else None
 
     def forward(
         self,
@@ -39,7 +45,8 @@ class FusionHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Detections of each picture.
 
-        features: P3..P7, f32 (B, C, Hl, Wl); text_features f32 (B, T, L); attention_mask int64 (B, T); class_map f32
+        features: P3..P7, f32 (B, C, Hl, Wl); text_features f32 (B, T, L), what the text encoder gave, or the backbone
+        where it fuses text; attention_mask int64 (B, T); class_map f32
         (B, T, K), a class's n tokens at 1/n (MEAN, POWER) or 1 (MAX); image_sizes int64 (B, 2), the unpadded resized
         pictures' h, w. Returns boxes f32 (B, D, 4) xyxy in resized pixels, scores f32 (B, D) falling, labels int64
         (B, D), columns of class_map, -1 where empty, count int64 (B,).
@@ -51,11 +58,17 @@ class FusionHead(nn.Module):
         self, features: Features, text_features: torch.Tensor, attention_mask: torch.Tensor
     ) -> list[LevelPredictions]:
         """Token logits, box deltas and centerness of each level."""
-        features, text = tuple(features), text_features
+        texts = side_by_side(text_features, self.config.text.bert.hidden_size)
+        mask = attended(self.config, attention_mask)
+        features, text = tuple(features), with_prompt(self.tunable_linear, texts[0])
         for layer in self.dyhead_tower:
-            features, text = layer(features, text, attention_mask)
+            features, text = layer(features, text, mask)
         if not self.config.head.fused_dot_product:
-            text = text_features * attention_mask.unsqueeze(-1).to(text_features.dtype)  # GLIP: `embedded`
+            text = with_prompt(self.tunable_linear, embedded_of(texts, attention_mask))
+        return self.predictions(features, text)
+
+    def predictions(self, features: Features, text: torch.Tensor) -> list[LevelPredictions]:
+        """What the convolutions and the dot product with the text (B, T, L) say of the tower's features."""
         tokens, bias = self.project_text(text)
         return [
             LevelPredictions(
@@ -76,10 +89,15 @@ class FusionHead(nn.Module):
         return logits.clamp(-LIMIT, LIMIT) if self.config.head.clamp_dot_product else logits
 
     def fold(self, folds: bool = True) -> None:
-        """Chooses the folded or the plain form of every bi-attention; both give the same results."""
+        """Chooses the folded or the plain form of every attention to the text; both give the same results."""
         for module in self.modules():
-            if isinstance(module, BiMultiHeadAttention):
+            if isinstance(module, BiMultiHeadAttention | ImageAttention):
                 module.folds = folds
+
+
+def with_prompt(table: nn.Linear | None, text: torch.Tensor) -> torch.Tensor:
+    """The text (B, T, L) with the rows of prompt tuning's table, one a token's place, real or padded."""
+    return text if table is None else text + table.weight[: text.shape[1]]
 
 
 class Scale(nn.Module):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from glip_export.checkpoint import Checkpoint, LoadReport, match, read_checkpoint, resolve_weights
+from glip_export.checkpoint import Checkpoint, LoadReport, is_prompt_tuned, match, read_checkpoint, resolve_weights
 from glip_export.config import GlipConfig, load_config
+from glip_export.model.caption import CaptionEncoder, HeadAfterCaption
 from glip_export.model.fusion_head import FusionHead
 from glip_export.model.text_encoder import TextEncoder
 from glip_export.model.vision_backbone import VisionBackbone
+from glip_export.model.vl_fuse import Features
 
 # Where the official keys live in this model; below these prefixes the names are the same.
 OFFICIAL_PREFIXES = {
     "text_encoder.bert.": "language_backbone.body.model.",
     "vision_backbone.swin.": "backbone.body.",
     "vision_backbone.fpn.": "backbone.fpn.",
+    "fusion_head.tunable_linear.": "rpn.tunable_linear.",
     "fusion_head.": "rpn.head.",
 }
 
@@ -46,8 +50,25 @@ class Glip(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pictures and prompt to boxes, scores, labels, count; shapes as in the three modules."""
         text_features = self.text_encoder(input_ids, attention_mask)
-        features = self.vision_backbone(images)
+        features, text_features = self.encode_images(images, text_features, attention_mask)
         return self.fusion_head(features, text_features, attention_mask, class_map, image_sizes)
+
+    def encode_images(
+        self, images: torch.Tensor, text_features: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[Features, torch.Tensor]:
+        """P3..P7 and what the head reads of the text: as it was given, or as the backbone fused it."""
+        if not self.config.swin.fuses_text:
+            return self.vision_backbone(images), text_features
+        *features, text_features = self.vision_backbone(images, text_features, attention_mask)
+        return tuple(features), text_features
+
+    def graph_module(self, name: str) -> nn.Module:
+        """What becomes the graph of that name: the part itself, or its other cut where a caption's text runs ahead."""
+        if self.config.text_runs_ahead and name == "text_encoder":
+            return CaptionEncoder(self.text_encoder, self.fusion_head).eval()
+        if self.config.text_runs_ahead and name == "fusion_head":
+            return HeadAfterCaption(self.fusion_head).eval()
+        return self.get_submodule(name)
 
 
 def official_name(name: str) -> str:
@@ -82,7 +103,12 @@ def load_model(
 
 
 def build_model(config: GlipConfig, checkpoint: Checkpoint) -> Glip:
-    """The model of a configuration with a checkpoint's weights; raises CheckpointError if they do not fit."""
+    """The model of a configuration with a checkpoint's weights; raises CheckpointError if they do not fit.
+
+    A table of prompt tuning that is zero, or not there, adds nothing: it is left out.
+    """
+    if config.head.prompt_table and not is_prompt_tuned(checkpoint.state):
+        config = replace(config, head=replace(config.head, prompt_table=False))
     model = Glip(config)
     names = {official_name(name): name for name, _ in model.named_parameters()}
     report = match(checkpoint.state, {key: tuple(model.get_parameter(name).shape) for key, name in names.items()})

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from glip_export.config import BertConfig, HeadConfig
-from glip_export.model.bi_attention import LIMIT, Features
+from glip_export.model.bi_attention import LIMIT
 from glip_export.model.text_encoder import padding_mask
+from glip_export.model.vl_fuse import Features
 
 
 class BertEncoderLayer(nn.Module):

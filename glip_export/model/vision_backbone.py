@@ -8,19 +8,40 @@ from torch.nn import functional as F
 
 from glip_export.config import GlipConfig
 from glip_export.model.swin import Swin
+from glip_export.model.text_encoder import attended, embedded_of, side_by_side
 
 
 class VisionBackbone(nn.Module):
-    """Pictures to the pyramid P3..P7 (strides 8..128)."""
+    """Pictures to the pyramid P3..P7 (strides 8..128); where Swin fuses text (vl, v2_vl), that comes out too."""
 
     def __init__(self, config: GlipConfig) -> None:
         super().__init__()
-        self.swin = Swin(config.swin)
+        self.config = config
+        self.swin = Swin(config.swin, config.text)
         self.fpn = Fpn([config.swin.embed_dim * 2**stage for stage in (1, 2, 3)], config.head.channels)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, H, W), H and W multiples of 32 -> P3..P7 as (B, C, H/s, W/s), rounded up."""
-        return self.fpn(*self.swin(images))
+    def forward(
+        self,
+        images: torch.Tensor,
+        text_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """(B, 3, H, W), H and W multiples of 32 -> P3..P7 as (B, C, H/s, W/s), rounded up.
+
+        Where Swin fuses text, text_features (B, T, L) and attention_mask (B, T) are given too, and after P7 stands what
+        the head reads of the text. Raises ValueError if they are missing then.
+        """
+        if not self.config.swin.fuses_text:
+            return self.fpn(*self.swin(images))
+        if text_features is None or attention_mask is None:
+            raise ValueError("this backbone fuses text: it takes text_features and attention_mask too")
+        texts = side_by_side(text_features, self.config.text.bert.hidden_size)
+        *stages, text = self.swin(images, (texts[0], attended(self.config, attention_mask)))
+        head = self.config.head
+        if not head.fused_dot_product:  # the logits read BERT's own text, and the fusion, if any, Swin's
+            embedded = embedded_of(texts, attention_mask)
+            text = torch.cat((text, embedded), -1) if head.early_fusion else embedded
+        return *self.fpn(*stages), text
 
 
 class Fpn(nn.Module):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,14 @@ from compact_oracle import OracleCase, cases
 from glip_export.checkpoint import Checkpoint
 from glip_export.config import GlipConfig, load_config
 from glip_export.image import preprocess, restore_boxes
-from glip_export.model.bi_attention import VLFuse
 from glip_export.model.boxes import anchors_at
+from glip_export.model.fusion_head import with_prompt
 from glip_export.model.glip import Glip, build_model
 from glip_export.model.selection import level_candidates
+from glip_export.model.swin_text import TextBlock
+from glip_export.model.text_encoder import attended
 from glip_export.model.text_layer import BertEncoderLayer, PassThrough
+from glip_export.model.vl_fuse import VLFuse
 from glip_export.parity.assignment import assign
 from glip_export.prompt import Prompt
 
@@ -78,7 +83,8 @@ def test_every_number(comparison: Comparison, folds: bool) -> None:
     length, count = config.text.max_query_len, len(pictures)
     ids = np.pad(chunk.input_ids, (0, length - case.tokens))[None].repeat(count, 0)
     mask = (np.arange(length) < case.tokens)[None].repeat(count, 0).astype(np.int64)
-    for name, array in (("input_ids", ids), *((word, mask) for word in ("attention_mask", "bert_masks", "head_masks"))):
+    seen = attended(config, torch.from_numpy(mask)).numpy()
+    for name, array in (("input_ids", ids), ("attention_mask", mask), ("bert_masks", mask), ("head_masks", seen)):
         comparison.whole(name, array)
     model.fusion_head.fold(folds)
     with torch.inference_mode():
@@ -86,27 +92,45 @@ def test_every_number(comparison: Comparison, folds: bool) -> None:
     assert not comparison.left, f"{len(comparison.left)} tensors were not compared"
 
 
+@contextmanager
+def recorded(model: Glip, kind: type[torch.nn.Module]) -> Iterator[list[Any]]:
+    """What the modules of a kind give, in order."""
+    found: list[Any] = []
+    hooks = [
+        m.register_forward_hook(lambda *call: found.append(call[2])) for m in model.modules() if isinstance(m, kind)
+    ]
+    yield found
+    for hook in hooks:
+        hook.remove()
+
+
 def run(c: Comparison, images: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, sizes: np.ndarray) -> None:
     """Each stage fed with the one before, as the original was."""
     model, head = c.model, c.model.fusion_head
     hidden = model.text_encoder(ids, mask)
-    embedded = hidden * mask[..., None]
-    for name, tensor in (("bert", hidden), ("head_in", hidden)):
-        c.sampled(f"{name}_hidden", tensor)
-    for name in ("bert_embedded", "head_in_embedded"):
-        c.sampled(name, embedded)
+    c.sampled("bert_hidden", hidden)
+    c.sampled("bert_embedded", hidden * mask[..., None])
     swin = model.vision_backbone.swin
-    c.sampled("swin_C2", swin.layers[0](swin.patch_embed(images))[0].permute(0, 3, 1, 2))
-    stages = swin(images)
+    c.sampled("swin_C2", swin.layers[0](swin.embed(images))[0].permute(0, 3, 1, 2))
+    stages = swin(images, (hidden, attended(c.config, mask)))[:3]
     for level, stage in zip((3, 4, 5), stages, strict=True):
         c.sampled(f"swin_C{level}", stage)
-    pyramid = model.vision_backbone.fpn(*stages)
+    with recorded(model, TextBlock) as blocks:
+        pyramid, head_text = model.encode_images(images, hidden, mask)
     for level, feature in zip(LEVELS, pyramid, strict=True):
         c.sampled(f"fpn_P{level}", feature)
+    for index, (x, text) in enumerate(blocks):
+        c.sampled(f"swin_stage5_block{index}_x", x.flatten(1, 2))
+        c.sampled(f"swin_stage5_block{index}_text", text)
+    if blocks:
+        c.sampled("swin_lang", blocks[-1][1])
 
-    features, text = tuple(pyramid), hidden
+    text = with_prompt(head.tunable_linear, head_text)
+    c.sampled("head_in_hidden", text)
+    c.sampled("head_in_embedded", with_prompt(head.tunable_linear, hidden * mask[..., None]))
+    features, seen = tuple(pyramid), attended(c.config, mask)
     for index, layer in enumerate(head.dyhead_tower):
-        features, text = layer(features, text, mask)
+        features, text = layer(features, text, seen)
         name = f"tower{index:02d}_{type(layer).__name__}"
         if isinstance(layer, PassThrough):  # the original runs a layer there whose text nobody reads
             c.left.discard(f"tower{index:02d}_BertEncoderLayer_lang")
@@ -116,7 +140,7 @@ def run(c: Comparison, images: torch.Tensor, ids: torch.Tensor, mask: torch.Tens
         if not isinstance(layer, BertEncoderLayer):
             for level, feature in zip(LEVELS, features, strict=True):
                 c.sampled(f"{name}_P{level}", feature)
-    predictions = head.predict(tuple(pyramid), hidden, mask)
+    predictions = head.predict(tuple(pyramid), head_text, mask)
     for level, found in zip(LEVELS, predictions, strict=True):
         c.sampled(f"dot_product_logits_P{level}", found.token_logits)
         c.sampled(f"bbox_reg_P{level}", found.box_deltas)
@@ -133,7 +157,7 @@ def run(c: Comparison, images: torch.Tensor, ids: torch.Tensor, mask: torch.Tens
         level_candidates(level, class_map, image_sizes, detection, size, stride)
         for level, (size, stride) in zip(predictions, strides, strict=True)
     ]
-    boxes, scores, labels, counts = head(tuple(pyramid), hidden, mask, class_map, image_sizes)
+    boxes, scores, labels, counts = head(tuple(pyramid), head_text, mask, class_map, image_sizes)
     for image, picture in enumerate(c.case.pictures()):
         scores_before = torch.cat([level.scores[image] for level in candidates])
         real = scores_before >= 0

@@ -12,7 +12,7 @@ from case_file import CaseFile
 from glip_export.config import HeadConfig
 from glip_export.model.bi_attention import LIMIT, MASKED, NUM_HEADS
 from glip_export.model.dyconv import DyConv
-from glip_export.model.swin import Mlp
+from glip_export.model.swin_block import Mlp
 
 CHANNELS = 64  # a multiple of every processor's panel
 FP32, BF16 = 1e-4, 0.15  # small maps show every rounding; a value read or written wrongly is off by far more

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kernel_checks import assert_near, precisions
 
-from glip_export.model.swin import Mlp
+from glip_export.model.swin_block import Mlp
 from glip_export.runtime.native import Kernels
 
 
