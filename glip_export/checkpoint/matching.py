@@ -27,22 +27,19 @@ IGNORED = (
 PROMPT_TABLE = "rpn.tunable_linear.weight"  # of prompt tuning, zero where nothing was tuned
 
 # Keys that a model without a place for them would be wrong without, and the configuration that gives them one.
-_FUSE, _TOWER, _STAGES = (
-    "MODEL.DYHEAD.FUSE_CONFIG",
-    r"rpn\.head\.dyhead_tower\.\d+",
-    r"backbone\.body\.layers\.\d+\.blocks\.\d+",
-)
+_FUSE, _TOWER = "MODEL.DYHEAD.FUSE_CONFIG", r"rpn\.head\.dyhead_tower\.\d+"
+_BLOCKS, _SEPARATE = r"backbone\.body\.layers\.\d+\.blocks\.\d+", f"{_FUSE}.SEPARATE_BIDIRECTIONAL True"
 NEEDED = (
     (r"rpn\.tunable_linear\.weight", f"{_FUSE}.ADD_LINEAR_LAYER True"),
     (rf"{_TOWER}\.t2i_attn\.gamma", f"{_FUSE}.USE_LAYER_SCALE True"),
     (rf"{_TOWER}\.t2i_attn\..*", f"{_FUSE}.TYPE MHA-S"),
-    (rf"{_TOWER}\.b_attn\.shrink_lang\..*", f"{_FUSE}.SEPARATE_BIDIRECTIONAL True"),
+    (rf"{_TOWER}\.b_attn\.shrink_lang\..*", _SEPARATE),
     (
         rf"{_TOWER}\.shrink_lang\..*",
-        f"{_FUSE}.SEPARATE_BIDIRECTIONAL True {_FUSE}.DO_LANG_PROJ_OUTSIDE_CHECKPOINT True",
+        f"{_SEPARATE} {_FUSE}.DO_LANG_PROJ_OUTSIDE_CHECKPOINT True",
     ),
-    (rf"{_STAGES}\.(norm1_text|attn\.qkv_text)\..*", "MODEL.SWINT.VERSION vl"),
-    (rf"{_STAGES}\.gamma", "MODEL.SWINT.VERSION v2 MODEL.SWINT.LAYER_SCALE 1"),
+    (rf"{_BLOCKS}\.(norm1_text|attn\.qkv_text)\..*", "MODEL.SWINT.VERSION vl"),
+    (rf"{_BLOCKS}\.gamma", "MODEL.SWINT.VERSION v2 MODEL.SWINT.LAYER_SCALE 1"),
     (r"backbone\.body\.absolute_pos_embed", "MODEL.SWINT.APE True"),
 )
 
