@@ -101,11 +101,12 @@ def _open_emulated(bundle: Bundle, precision: str, threads: int | None) -> Detec
     """The bundle's graphs as `glip-export trt` converts them, each value rounded to its type."""
     import onnx_ir
 
-    from glip_export.graphs.contracts import GRAPHS
+    from glip_export.graphs.contracts import graphs_of
     from glip_export.graphs.precision import convert
     from glip_export.parity.precision_check import RoundedSession
 
-    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in GRAPHS.items()}
+    specs = graphs_of(bundle.config)
+    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in specs.items()}
     return Detector(RoundedSession(bundle, graphs, threads), bundle.config, bundle.image_size)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from glip_export.bundle import Bundle
+from glip_export.config import config_from_dict
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.contracts import graphs_of
 from glip_export.trt import build as build_module
 from glip_export.trt.build import build_engines
 from glip_export.trt.builder import Job
@@ -42,7 +43,7 @@ class Pretend:
             raise BackendError(f"{job.graph}: TensorRT would not")
         say("building")
         Path(job.engine).write_bytes(f"{job.graph} {job.precision} {job.deform_conv} {job.profiles}".encode())
-        spec = GRAPHS[job.graph]
+        spec = graphs_of(config_from_dict(job.config))[job.graph]
         shares = {"weight_bytes": {"float16": 99, "float32": 1}, "multiply_adds": {"float16": 1000}}
         return {"inputs": spec.input_names, "outputs": spec.output_names, "type_shares": shares, "seconds": 0.5}
 

@@ -137,12 +137,13 @@ def _least_share(of: Subject, model: str, backend: str) -> float:
         return SHARE
     import onnx_ir
 
-    from glip_export.graphs.contracts import GRAPHS
+    from glip_export.graphs.contracts import graphs_of
     from glip_export.graphs.precision import convert
     from glip_export.parity.precision_check import check_precision
 
     bundle = of.bundle
-    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, "bf16") for name, spec in GRAPHS.items()}
+    specs = graphs_of(bundle.config)
+    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, "bf16") for name, spec in specs.items()}
     emulated = check_precision(bundle, graphs, of.cases).recall.recall
     return min(SHARE, emulated - NEAR_EMULATED)
 

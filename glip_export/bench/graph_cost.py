@@ -18,7 +18,7 @@ import onnxruntime
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.graphs.contracts import GRAPHS, fixed_axes, pyramid_axes
+from glip_export.graphs.contracts import fixed_axes, graphs_of, pyramid_axes
 from glip_export.graphs.multiply_adds import Shapes, node_macs
 from glip_export.runtime.versions import check_version
 
@@ -30,9 +30,10 @@ def bundle_gmac(bundle: Bundle, graph: str, size: tuple[int, int], tokens: int =
     cannot be run, GlipExportError where it holds an operator that is not counted.
     """
     height, width = size
-    axes = {**fixed_axes(bundle.config), **pyramid_axes(height, width), "B": 1, "T": tokens, "K": classes}
+    maps = pyramid_axes(height, width, bundle.config.swin.is_v2)
+    axes = {**fixed_axes(bundle.config), **maps, "B": 1, "T": tokens, "K": classes}
     feed = {}
-    for tensor in GRAPHS[graph].inputs:
+    for tensor in graphs_of(bundle.config)[graph].inputs:
         shape = tuple(axes[axis] if isinstance(axis, str) else axis for axis in tensor.axes)
         # Ones everywhere: every token is real. Of the sizes below only the detections' number depends on values.
         feed[tensor.name] = np.ones(shape, tensor.dtype)

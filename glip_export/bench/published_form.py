@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from glip_export.runtime.session import F32, I64, Pyramid, Session
@@ -26,9 +28,12 @@ class PublishedForm:
         features = self.session.text_encoder(self._pad(input_ids, PAD), self._pad(attention_mask))
         return features[:, : input_ids.shape[1]]
 
-    def vision_backbone(self, images: F32) -> Pyramid:
-        """See `Session`."""
-        return self.session.vision_backbone(images)
+    def vision_backbone(self, images: F32, *text: Any) -> tuple[F32, ...]:
+        """See `Session`; of the text, the tokens that were given."""
+        if not text:
+            return self.session.vision_backbone(images)
+        *features, fused = self.session.vision_backbone(images, *map(self._pad, text))
+        return (*features, fused[:, : text[0].shape[1]])
 
     def fusion_head(
         self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64

@@ -21,7 +21,7 @@ class Call:
     start: float
     end: float
     batch: int
-    tokens: int = 0  # of text_encoder and fusion_head
+    tokens: int = 0  # of text_encoder and fusion_head, and of a backbone that fuses text
     classes: int = 0  # of fusion_head
 
 
@@ -55,9 +55,12 @@ class TimedSession:
             TEXT_ENCODER.name, lambda: self.session.text_encoder(input_ids, attention_mask), batch, tokens
         )
 
-    def vision_backbone(self, images: F32) -> Pyramid:
+    def vision_backbone(self, images: F32, *text: Any) -> tuple[F32, ...]:
         """See `Session`."""
-        return self._timed(VISION_BACKBONE.name, lambda: self.session.vision_backbone(images), len(images))
+        tokens = text[0].shape[1] if text else 0
+        return self._timed(
+            VISION_BACKBONE.name, lambda: self.session.vision_backbone(images, *text), len(images), tokens
+        )
 
     def fusion_head(
         self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64

@@ -129,14 +129,11 @@ class _OpenBundle:
 
     def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:
         """As `Detector.detect` does with the pictures as one batch."""
-        from glip_export.runtime.detector import EncodedImages
-
         detector = self.detector
         resized = [picture.resized for picture in pictures if picture.resized is not None]
         sizes = [picture.size for picture in pictures]
         batch = pad(resized, sizes, detector.config.image, detector.image_size)
-        encoded = EncodedImages(detector.session.vision_backbone(batch.images), batch.sizes, batch.originals)
-        found = detector.detect_encoded(encoded, self.prompt, self.chunk)
+        found = detector.detect_encoded(detector.encode_batch(batch), self.prompt, self.chunk)
         if self.class_agnostic_nms:
             found = [one.class_agnostic_nms(detector.config.detection.nms_threshold) for one in found]
         return list(found)

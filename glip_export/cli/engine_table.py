@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from glip_export.cli.console import megabytes
-from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.contracts import FUSION_HEAD, TEXT_ENCODER, TEXT_FUSING_BACKBONE
 from glip_export.trt.engine_set import EngineSet
 from glip_export.trt.gpus import engine_targets, targets_words
 from glip_export.trt.recipe import AXES
@@ -20,6 +20,9 @@ _CHOSEN: dict[str | int, tuple[str, int]] = {
     "W3": ("W", 8),
 }
 
+_INPUTS = {
+    tensor.name: tensor for graph in (TEXT_ENCODER, TEXT_FUSING_BACKBONE, FUSION_HEAD) for tensor in graph.inputs
+}
 _KINDS = ("weight_bytes", "multiply_adds")  # of TypeShares
 
 
@@ -37,7 +40,7 @@ def engine_table(engines: EngineSet) -> Table:
             megabytes(engine.bytes),
             f"{engine.seconds:.0f}",
             *(shares(engine.type_shares.get(kind, {})) for kind in _KINDS),
-            "\n".join(profile_words(name, profile) for profile in engine.profiles),
+            "\n".join(profile_words(profile) for profile in engine.profiles),
         )
     table.add_section()
     each = engines.graphs.values()
@@ -72,13 +75,13 @@ def shares(amounts: Mapping[str, float]) -> str:
     return "\n".join(f"{f'{percent:.1f}' if percent >= 0.05 else 'under 0.1'} % {dtype}" for percent, dtype in percents)
 
 
-def profile_words(graph: str, profile: Mapping[str, Mapping[str, list[int]]]) -> str:
+def profile_words(profile: Mapping[str, Mapping[str, list[int]]]) -> str:
     """The axes that a user chooses, of one profile: "B 1/1/4, T 1/16/256", or one number where it is fixed."""
     words = {}
-    for tensor in GRAPHS[graph].inputs:
-        for place, axis in enumerate(tensor.axes):
+    for name, ranges in profile.items():
+        for place, axis in enumerate(_INPUTS[name].axes):
             if axis in _CHOSEN:
                 letter, unit = _CHOSEN[axis]
-                sizes = [unit * profile[tensor.name][point][place] for point in ("min", "opt", "max")]
+                sizes = [unit * ranges[point][place] for point in ("min", "opt", "max")]
                 words[letter] = "/".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
     return ", ".join(f"{axis} {sizes}" for axis, sizes in words.items())

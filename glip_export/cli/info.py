@@ -34,7 +34,7 @@ def run(path: Path, json: Path | None) -> None:
     from glip_export.bundle.files import atomic_write_text
     from glip_export.bundle.manifest import manifest_to_json
     from glip_export.cli.engine_table import engine_table
-    from glip_export.graphs.contracts import GRAPHS
+    from glip_export.graphs.contracts import graphs_of
     from glip_export.trt.engine_set import engine_sets
     from glip_export.trt.gpus import engine_targets
 
@@ -58,7 +58,7 @@ def run(path: Path, json: Path | None) -> None:
     graphs = Table()
     for column in ("graph", "opset", "nodes", "parameters", "MB", "inputs", "outputs"):
         graphs.add_column(column, justify="right" if column in ("opset", "nodes", "parameters", "MB") else "left")
-    for name, spec in GRAPHS.items():
+    for name, spec in graphs_of(config).items():
         graph = bundle.graphs[name]
         graphs.add_row(
             name,

@@ -138,11 +138,12 @@ def run(
 def _compare(bundle: Bundle, precision: str) -> PrecisionReport:
     import onnx_ir
 
-    from glip_export.graphs.contracts import GRAPHS
+    from glip_export.graphs.contracts import graphs_of
     from glip_export.graphs.precision import convert
     from glip_export.parity.precision_check import check_precision
 
-    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in GRAPHS.items()}
+    specs = graphs_of(bundle.config)
+    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in specs.items()}
     return check_precision(bundle, graphs)
 
 

@@ -1,13 +1,15 @@
 """THE table of the three graphs: names, axes and dtypes, written once.
 
 Export, sessions, profiles and parity all read it. A letter is an axis that varies (B pictures, T tokens, K classes,
-H and W pixels, H3..W7 the pyramid's sizes); C, L and D are fixed by the configuration.
+H and W pixels, H3..W7 the pyramid's sizes); C, D, L (of the text encoder's features) and F (of what the head reads of
+the text) are fixed by the configuration, which also decides whether the backbone fuses text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from glip_export.config import GlipConfig
@@ -32,6 +34,7 @@ class GraphSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    overlapping: bool = False  # a backbone whose patches overlap (Swin v2): its maps are not H/4
 
     @property
     def input_names(self) -> list[str]:
@@ -47,14 +50,20 @@ class GraphSpec:
 _PYRAMID = tuple(TensorSpec(level, "float32", ("B", "C", f"H{i}", f"W{i}")) for i, level in enumerate(LEVELS, start=3))
 _MASK = TensorSpec("attention_mask", "int64", ("B", "T"))
 _TEXT = TensorSpec("text_features", "float32", ("B", "T", "L"))
+_IMAGES = TensorSpec("images", "float32", ("B", 3, "H", "W"))
 
 TEXT_ENCODER = GraphSpec("text_encoder", (TensorSpec("input_ids", "int64", ("B", "T")), _MASK), (_TEXT,))
-VISION_BACKBONE = GraphSpec("vision_backbone", (TensorSpec("images", "float32", ("B", 3, "H", "W")),), _PYRAMID)
+VISION_BACKBONE = GraphSpec("vision_backbone", (_IMAGES,), _PYRAMID)
+TEXT_FUSING_BACKBONE = GraphSpec(  # Swin's versions vl and v2_vl
+    "vision_backbone",
+    (_IMAGES, _TEXT, _MASK),
+    (*_PYRAMID, TensorSpec("fused_text_features", "float32", ("B", "T", "F"))),
+)
 FUSION_HEAD = GraphSpec(
     "fusion_head",
     (
         *_PYRAMID,
-        _TEXT,
+        TensorSpec("text_features", "float32", ("B", "T", "F")),  # the encoder's, or the backbone's where it fuses text
         _MASK,
         TensorSpec("class_map", "float32", ("B", "T", "K")),
         TensorSpec("image_sizes", "int64", ("B", 2)),  # h, w of each unpadded resized picture
@@ -66,7 +75,15 @@ FUSION_HEAD = GraphSpec(
         TensorSpec("count", "int64", ("B",)),
     ),
 )
-GRAPHS = {graph.name: graph for graph in (TEXT_ENCODER, VISION_BACKBONE, FUSION_HEAD)}
+GRAPHS = (TEXT_ENCODER.name, VISION_BACKBONE.name, FUSION_HEAD.name)  # in the order of work
+
+
+@cache
+def graphs_of(config: GlipConfig) -> dict[str, GraphSpec]:
+    """The three graphs of a bundle, by name, in the order of work."""
+    backbone = TEXT_FUSING_BACKBONE if config.swin.fuses_text else VISION_BACKBONE
+    graphs = (TEXT_ENCODER, replace(backbone, overlapping=config.swin.is_v2), FUSION_HEAD)
+    return {graph.name: graph for graph in graphs}
 
 
 def as_arguments(spec: GraphSpec, items: Sequence[Any]) -> tuple[Any, ...]:
@@ -80,16 +97,22 @@ def fixed_axes(config: GlipConfig) -> dict[str, int]:
     """The axes that the configuration fixes."""
     return {
         "C": config.head.channels,
-        "L": config.text.bert.hidden_size,
+        "L": config.encoded_width,
+        "F": config.head_width,
         "D": config.detection.detections_per_image,
     }
 
 
-def pyramid_axes(height: int, width: int) -> dict[str, int]:
-    """The pyramid's sizes for pictures of height x width pixels: P3..P5 exact, P6 and P7 rounded up."""
+def pyramid_axes(height: int, width: int, overlapping: bool = False) -> dict[str, int]:
+    """The pyramid's sizes for pictures of height x width pixels, each level half of the one before, rounded up.
+
+    overlapping: of Swin v2, whose first map is not a quarter of the picture (`GraphSpec.overlapping`).
+    """
     axes = {"H": height, "W": width}
+    sizes = [(7 * -(-size // 7) - 3) // 4 + 1 if overlapping else -(-size // 4) for size in (height, width)]
     for level in range(3, 8):
-        axes[f"H{level}"], axes[f"W{level}"] = (-(-size // 2**level) for size in (height, width))
+        sizes = [-(-size // 2) for size in sizes]
+        axes[f"H{level}"], axes[f"W{level}"] = sizes
     return axes
 
 
@@ -106,8 +129,8 @@ def output_shapes(
         if len(shape) != len(tensor.axes):
             raise ValueError(f"{spec.name}: {tensor.name} has shape {tuple(shape)}, not {len(tensor.axes)} axes")
         sizes.update(zip(tensor.axes, shape, strict=True))
-    if spec is VISION_BACKBONE:
-        sizes.update(pyramid_axes(sizes["H"], sizes["W"]))
+    if spec.name == VISION_BACKBONE.name:
+        sizes.update(pyramid_axes(sizes["H"], sizes["W"], spec.overlapping))
     return {
         tensor.name: tuple(axis if isinstance(axis, int) else sizes[axis] for axis in tensor.axes)
         for tensor in spec.outputs

@@ -18,14 +18,15 @@ from torch.export import Dim
 
 from glip_export.bundle import Bundle, Graph, Weights, installed_versions, write_manifest
 from glip_export.bundle.files import atomic_directory
+from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import (
-    GRAPHS,
     STRIDE,
     GraphSpec,
     TensorSpec,
     as_arguments,
     fixed_axes,
+    graphs_of,
     pyramid_axes,
 )
 from glip_export.graphs.modules import MODULE_KEY
@@ -36,6 +37,7 @@ OPSET = 20  # DeformConv needs 19; TensorRT 10.8's parser reads no more than 22
 IR_VERSION = 10  # what TensorRT 10.8's parser was built with
 MAX_CELLS = 256  # a side of a picture in units of STRIDE: 8192 pixels
 MAX_CLASSES = 16384
+MAX_TOKENS = 4096
 
 Progress = Callable[[str], None]
 
@@ -55,7 +57,7 @@ def export_onnx(
     say = progress or (lambda step: None)
     graphs = []
     with atomic_directory(output) as folder:
-        for spec in GRAPHS.values():
+        for spec in graphs_of(model.config).values():
             say(f"{spec.name}: tracing")
             started = time.perf_counter()
             graph = trace(model, spec, image_size)
@@ -69,7 +71,7 @@ def export_onnx(
                     file=file.name,
                     opset=OPSET,
                     nodes=len(graph.graph),
-                    parameters=sum(p.numel() for p in getattr(model, spec.name).parameters()),
+                    parameters=sum(p.numel() for p in model.graph_module(spec.name).parameters()),
                     seconds=round(time.perf_counter() - started, 1),
                 )
             )
@@ -103,10 +105,10 @@ def trace(model: Glip, spec: GraphSpec, image_size: tuple[int, int] | None = Non
     sizes = example_axes(model, image_size)
     static = set() if image_size is None else set(pyramid_axes(*image_size))
     examples = [_example(tensor, sizes) for tensor in spec.inputs]
-    shapes = [_dynamic_axes(tensor, static) for tensor in spec.inputs]
+    shapes = [_dynamic_axes(tensor, static, _most_tokens(model.config)) for tensor in spec.inputs]
     with _folded(model), _quiet():
         program = torch.onnx.export(
-            getattr(model, spec.name),
+            model.graph_module(spec.name),
             as_arguments(spec, examples),
             dynamo=True,
             opset_version=OPSET,
@@ -124,7 +126,7 @@ def trace(model: Glip, spec: GraphSpec, image_size: tuple[int, int] | None = Non
 
 def example_axes(model: Glip, image_size: tuple[int, int] | None) -> dict[str, int]:
     """Sizes to trace with: none is 1 and no two are equal by chance, or the exporter would take them as fixed."""
-    varying = pyramid_axes(*(image_size or (9 * STRIDE, 13 * STRIDE)))
+    varying = pyramid_axes(*(image_size or (9 * STRIDE, 13 * STRIDE)), overlapping=model.config.swin.is_v2)
     return {**fixed_axes(model.config), **varying, "B": 2, "T": 11, "K": 7}
 
 
@@ -136,18 +138,24 @@ def _example(tensor: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:
     return torch.ones(shape, dtype=torch.int64)  # ids, masks and sizes alike
 
 
-def _dynamic_axes(tensor: TensorSpec, static: set[str]) -> dict[int, Any]:
+def _most_tokens(config: GlipConfig) -> int:
+    """What the exporter may count on: a learned table of tokens' places ends somewhere."""
+    has_table = config.swin.fuses_text or config.head.prompt_table
+    return config.text.max_query_len if has_table else MAX_TOKENS
+
+
+def _dynamic_axes(tensor: TensorSpec, static: set[str], most_tokens: int) -> dict[int, Any]:
     return {
-        place: _dimension(axis)
+        place: _dimension(axis, most_tokens)
         for place, axis in enumerate(tensor.axes)
-        if isinstance(axis, str) and axis not in static and axis not in ("C", "L")
+        if isinstance(axis, str) and axis not in static and axis not in ("C", "L", "F")
     }
 
 
-def _dimension(axis: str) -> Any:
+def _dimension(axis: str, most_tokens: int) -> Any:
     if axis in ("H", "W"):
         return STRIDE * Dim(f"{axis}_cells", min=2, max=MAX_CELLS)
-    limits = {"B": 1024, "T": 4096, "K": MAX_CLASSES}
+    limits = {"B": 1024, "T": most_tokens, "K": MAX_CLASSES}
     return Dim(axis, min=2, max=limits.get(axis, MAX_CELLS * STRIDE // 8))
 
 

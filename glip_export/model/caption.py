@@ -57,10 +57,9 @@ class HeadAfterCaption(FusionHead):
         """See FusionHead."""
         *texts, last = side_by_side(text_features, self.config.text.bert.hidden_size)
         mask = attended(self.config, attention_mask)
-        features, fuses = tuple(features), (layer for layer in self.dyhead_tower if isinstance(layer, VLFuse))
-        text_of = dict(zip(fuses, texts, strict=True))
+        features, reads = tuple(features), iter(texts)
         for layer in self.dyhead_tower:
-            features, _ = layer(features, text_of.get(layer, last), mask)
+            features, _ = layer(features, next(reads) if isinstance(layer, VLFuse) else last, mask)
         return self.predictions(features, last)
 
 

@@ -41,7 +41,9 @@ class TextBlock(Block):
         self.mlp_text = Mlp(text_dim, int(text_dim * config.mlp_ratio))
         self.gamma_text = None if self.gamma is None else nn.Parameter(torch.full((text_dim,), 1e-4))
 
-    def forward(self, x: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, text: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, H, W, C), (B, T, L), what is added to scores of tokens (B, 1, 1, T) -> (B, H, W, C), (B, T, L)."""
         y, shift_mask = self.to_windows(self.norm1(x))
         y, delta = self.attn(y, self.norm1_text(text), shift_mask, mask)

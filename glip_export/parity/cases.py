@@ -46,7 +46,8 @@ class Case:
         """Preprocess the pictures and tokenize the prompt, as the detector does."""
         batch = preprocess(self.pictures, self.image, self.fixed_size)
         chunks = Prompt.of(self.prompt).chunks(config.text.max_query_len, config.text.separator, config.detection.chunk)
-        return Inputs(batch.images, batch.sizes, tuple(self._text_inputs(chunk, config) for chunk in chunks))
+        texts = tuple(self._text_inputs(chunk, config) for chunk in chunks)
+        return Inputs(batch.images, batch.sizes, texts, config.swin.fuses_text)
 
     def _text_inputs(self, chunk: TokenizedChunk, config: GlipConfig) -> TextInputs:
         tokens = len(chunk.input_ids)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from glip_export.config import GlipConfig
+from glip_export.graphs.contracts import LEVELS
 from glip_export.parity.metrics import Tolerance, compare
 from glip_export.parity.pairing import Detections, pair
 from glip_export.prompt import Prompt, class_map
@@ -34,9 +35,12 @@ def first_check(
     sizes = np.array([[height, width]] * batch, np.int64)
 
     text = reference.text_encoder(input_ids, mask)
-    pyramid = reference.vision_backbone(images)
-    head = reference.fusion_head(pyramid, text, mask, classes, sizes)
-    candidate_head = candidate.fusion_head(pyramid, text, mask, classes, sizes)
+    given = (images, text, mask) if config.swin.fuses_text else (images,)
+    backbone = reference.vision_backbone(*given)
+    pyramid, *fused = backbone[: len(LEVELS)], *backbone[len(LEVELS) :]
+    head_text = fused[0] if fused else text
+    head = reference.fusion_head(pyramid, head_text, mask, classes, sizes)
+    candidate_head = candidate.fusion_head(pyramid, head_text, mask, classes, sizes)
     theirs, ours = (
         [Detections(*part) for part in zip(*outputs[:3], strict=True)] for outputs in (head, candidate_head)
     )
@@ -44,8 +48,8 @@ def first_check(
     return {
         "text_encoder": compare(text, candidate.text_encoder(input_ids, mask)).relative,
         "vision_backbone": max(
-            compare(level, found).relative
-            for level, found in zip(pyramid, candidate.vision_backbone(images), strict=True)
+            compare(output, found).relative
+            for output, found in zip(backbone, candidate.vision_backbone(*given), strict=True)
         ),
         "fusion_head": compare(head[1], candidate_head[1]).relative if same else math.inf,
     }

@@ -7,17 +7,17 @@ that the first wrong one shows. Sessions are called through their protocol only:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from glip_export.config import GlipConfig
-from glip_export.graphs.contracts import LEVELS
+from glip_export.graphs.contracts import LEVELS, TEXT_FUSING_BACKBONE
 from glip_export.parity.cases import Case
 from glip_export.parity.metrics import TensorDiff, Tolerance, compare
 from glip_export.parity.pairing import DetectionDiff, Detections, pair
 from glip_export.parity.run import ChunkOutputs, Inputs, Outputs, TextInputs, broken_rules, run
-from glip_export.runtime.session import Session
+from glip_export.runtime.session import F32, Session
 
 Progress = Callable[[str], None]
 
@@ -145,10 +145,11 @@ def _batch_invariance(candidate: Session, inputs: Inputs, config: GlipConfig, to
     image, size, text = inputs.images[:1], inputs.sizes[:1], inputs.chunks[:1]
     three = np.concatenate([image, image[..., ::-1], image])
     try:
-        single = run(candidate, Inputs(image, size, text))
-        batch = run(candidate, Inputs(three, np.repeat(size, 3, axis=0), text))
+        single = run(candidate, replace(inputs, images=image, sizes=size, chunks=text))
+        batch = run(candidate, replace(inputs, images=three, sizes=np.repeat(size, 3, axis=0), chunks=text))
         ends = _take(batch, [0, 2])
-        twice = Inputs(np.repeat(image, 2, axis=0), np.repeat(size, 2, axis=0), text)
+        images, sizes = np.repeat(image, 2, axis=0), np.repeat(size, 2, axis=0)
+        twice = replace(inputs, images=images, sizes=sizes, chunks=text)
         return _compare_outputs(name, _take(single, [0, 0]), ends, twice, config, tolerance)
     except Exception as error:  # as above
         return Comparison(name, error=_one_line(error))
@@ -156,12 +157,18 @@ def _batch_invariance(candidate: Session, inputs: Inputs, config: GlipConfig, to
 
 def _take(outputs: Outputs, slots: list[int]) -> Outputs:
     """Some of the batch's pictures."""
-    p3, p4, p5, p6, p7 = (level[slots] for level in outputs.features)
     chunks = (
-        ChunkOutputs(c.text_features[slots], c.boxes[slots], c.scores[slots], c.labels[slots], c.count[slots])
+        ChunkOutputs(
+            c.text_features[slots],
+            c.boxes[slots],
+            c.scores[slots],
+            c.labels[slots],
+            c.count[slots],
+            tuple(array[slots] for array in c.backbone),
+        )
         for c in outputs.chunks
     )
-    return Outputs((p3, p4, p5, p6, p7), tuple(chunks))
+    return Outputs(tuple(level[slots] for level in outputs.features), tuple(chunks))
 
 
 def _compare_outputs(
@@ -170,24 +177,31 @@ def _compare_outputs(
     tensors: list[tuple[str, TensorDiff]] = []
     pictures: list[DetectionDiff] = []
     for want, have, text in zip(expected.chunks, outputs.chunks, inputs.chunks, strict=True):
-        tensors.append(("text_features", _compare_text(want, have, text)))
+        tensors.append(("text_features", _compare_text(want.text_features, have.text_features, text)))
+        if inputs.fuses_text:
+            tensors += _compare_backbone(want, have, text)
         pictures += _pair_pictures(want, have, config, tolerance)
-    tensors += [
-        (level, compare(want, have))
-        for level, want, have in zip(LEVELS, expected.features, outputs.features, strict=True)
-    ]
+    if not inputs.fuses_text:
+        levels = zip(LEVELS, expected.features, outputs.features, strict=True)
+        tensors += [(level, compare(want, have)) for level, want, have in levels]
     scores = tuple(
         compare(want.scores, have.scores) for want, have in zip(expected.chunks, outputs.chunks, strict=True)
     )
     return Comparison(name, tuple(tensors), scores, tuple(pictures), broken_rules(outputs, inputs, config))
 
 
-def _compare_text(want: ChunkOutputs, have: ChunkOutputs, text: TextInputs) -> TensorDiff:
-    """At the real tokens: what stands at the padding is never read."""
-    if want.text_features.shape != have.text_features.shape:
-        return compare(want.text_features, have.text_features)
+def _compare_text(want: F32, have: F32, text: TextInputs) -> TensorDiff:
+    """(B, T, n) at the real tokens: what stands at the padding is never read."""
+    if want.shape != have.shape:
+        return compare(want, have)
     real = text.attention_mask == 1
-    return compare(want.text_features[:, real], have.text_features[:, real])
+    return compare(want[:, real], have[:, real])
+
+
+def _compare_backbone(want: ChunkOutputs, have: ChunkOutputs, text: TextInputs) -> Iterator[tuple[str, TensorDiff]]:
+    """What a backbone that fuses text gives for one chunk."""
+    for name, one, other in zip(TEXT_FUSING_BACKBONE.output_names, want.backbone, have.backbone, strict=True):
+        yield name, compare(one, other) if name in LEVELS else _compare_text(one, other, text)
 
 
 def _pair_pictures(

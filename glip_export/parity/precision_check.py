@@ -14,7 +14,7 @@ import onnxruntime
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.contracts import GRAPHS, GraphSpec, graphs_of
 from glip_export.graphs.emulation import rounded
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.pairing import Detections
@@ -76,6 +76,7 @@ class RoundedSession(GraphSession):
     name = "onnxruntime, rounded"
 
     def __init__(self, bundle: Bundle, graphs: Mapping[str, onnx_ir.Model], threads: int | None = None) -> None:
+        self.specs = graphs_of(bundle.config)
         self._sessions = {
             name: _open(rounded(graphs[name]), threads) if name in graphs else _load(bundle.graph_path(name), threads)
             for name in GRAPHS

@@ -16,6 +16,7 @@ from glip_export.graphs.contracts import (
     VISION_BACKBONE,
     GraphSpec,
     fixed_axes,
+    graphs_of,
     pyramid_axes,
 )
 from glip_export.runtime.session import F32, I64, Pyramid, Session
@@ -39,6 +40,7 @@ class Inputs:
     images: F32  # (B, 3, H, W)
     sizes: I64  # (B, 2) as h, w before padding
     chunks: tuple[TextInputs, ...]
+    fuses_text: bool = False  # whether the backbone takes the text too
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,14 @@ class ChunkOutputs:
     scores: F32  # (B, D)
     labels: I64  # (B, D)
     count: I64  # (B,)
+    backbone: tuple[F32, ...] = ()  # P3..P7 and the text, where the backbone fuses text
 
 
 @dataclass(frozen=True)
 class Outputs:
     """Everything a session gives for one batch."""
 
-    features: Pyramid  # P3..P7
+    features: Pyramid  # P3..P7; () where the backbone fuses text, so that they are a chunk's
     chunks: tuple[ChunkOutputs, ...]
 
 
@@ -65,7 +68,7 @@ def run(session: Session, inputs: Inputs) -> Outputs:
 
     The picture's features are computed once for all chunks, as the detector does.
     """
-    features = session.vision_backbone(inputs.images)
+    features = () if inputs.fuses_text else session.vision_backbone(inputs.images)
     return Outputs(features, tuple(_run_chunk(session, features, inputs, text) for text in inputs.chunks))
 
 
@@ -75,18 +78,26 @@ def _run_chunk(session: Session, features: Pyramid, inputs: Inputs, text: TextIn
     attention_mask = _repeat(text.attention_mask, batch)
     class_map = _repeat(text.class_map, batch)
     text_features = session.text_encoder(input_ids, attention_mask)
-    detections = session.fusion_head(features, text_features, attention_mask, class_map, inputs.sizes)
-    return ChunkOutputs(text_features, *detections)
+    backbone: tuple[F32, ...] = ()
+    head_text = text_features
+    if inputs.fuses_text:
+        backbone = session.vision_backbone(inputs.images, text_features, attention_mask)
+        features, head_text = backbone[:-1], backbone[-1]
+    detections = session.fusion_head(features, head_text, attention_mask, class_map, inputs.sizes)
+    return ChunkOutputs(text_features, *detections, backbone)
 
 
 def broken_rules(outputs: Outputs, inputs: Inputs, config: GlipConfig) -> tuple[str, ...]:
     """The graphs' contract, checked on outputs; one line a broken rule, each starting with the output's name."""
     batch, _, height, width = inputs.images.shape
-    axes = {"B": batch, **pyramid_axes(height, width), **fixed_axes(config)}
-    problems = _broken_tensors(VISION_BACKBONE, outputs.features, axes)
+    axes = {"B": batch, **pyramid_axes(height, width, config.swin.is_v2), **fixed_axes(config)}
+    spec = graphs_of(config)[VISION_BACKBONE.name]
+    problems = [] if inputs.fuses_text else _broken_tensors(spec, outputs.features, axes)
     for chunk, text in zip(outputs.chunks, inputs.chunks, strict=True):
         tokens, classes = text.class_map.shape
         problems += _broken_tensors(TEXT_ENCODER, (chunk.text_features,), {**axes, "T": tokens})
+        if inputs.fuses_text:
+            problems += _broken_tensors(spec, chunk.backbone, {**axes, "T": tokens})
         wrong = _broken_tensors(FUSION_HEAD, (chunk.boxes, chunk.scores, chunk.labels, chunk.count), axes)
         problems += wrong or _broken_detections(chunk, inputs.sizes, classes)
     return tuple(dict.fromkeys(problems))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from glip_export.bundle import Bundle
-from glip_export.graphs.contracts import GRAPHS, GraphSpec, as_arguments
+from glip_export.graphs.contracts import GraphSpec, as_arguments, graphs_of
 from glip_export.graphs.modules import MODULE_KEY
 from glip_export.model.glip import Glip
 from glip_export.parity.metrics import Tolerance, compare
@@ -51,10 +51,12 @@ def trace(model: Glip, bundle: Bundle, inputs: Inputs) -> list[Step]:
         "class_map": np.repeat(text.class_map[None], batch, 0),
     }
     steps = []
-    for spec in GRAPHS.values():
+    for spec in graphs_of(model.config).values():
         recorded = _run_reference(model, spec, values)
         found = _run_graph(bundle, spec, values, set(recorded))
         steps += list(_compare(spec, recorded, found))
+        if "fused_text_features" in values:  # what the head is given then
+            values["text_features"] = values["fused_text_features"]
     return steps
 
 
@@ -65,7 +67,7 @@ def first_outside(steps: list[Step], tolerance: Tolerance) -> Step | None:
 
 def _run_reference(model: Glip, spec: GraphSpec, values: Arrays) -> dict[str, list[NDArray[Any]]]:
     """Module name -> its output tensors, in order of computation; puts the graph's outputs into `values`."""
-    root = getattr(model, spec.name)
+    root = model.graph_module(spec.name)
     recorded: dict[str, list[NDArray[Any]]] = {}
 
     def record(name: str) -> Any:

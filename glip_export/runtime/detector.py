@@ -19,16 +19,17 @@ from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.session import F32, I64, Pyramid, Session
 
-TEXT_CACHE_SIZE = 64  # captions; a caption of 256 tokens takes 0.8 MB
+TEXT_CACHE_BYTES = 50_000_000  # a caption of 256 tokens takes 0.8 MB, and 5.5 MB where its text runs ahead (MHA-S)
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
     """A batch of pictures after the vision backbone, ready for any number of prompts."""
 
-    features: Pyramid
+    features: Pyramid  # () where the backbone fuses text, which every prompt does anew
     sizes: I64  # (B, 2), h and w of each resized picture
     originals: I64  # (B, 2), h and w of each picture as given
+    images: F32 | None = None  # (B, 3, H, W), where the backbone fuses text
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Detector:
         for number, batch in enumerate(batches):
             done = number * size
             prepared = ahead or self._preprocess(batch, done)
-            encoded = EncodedImages(self.session.vision_backbone(prepared.images), prepared.sizes, prepared.originals)
+            encoded = self.encode_batch(prepared)
             ahead = self._prefetch(batches[number + 1], done + size) if number + 1 < len(batches) else None
             results += self._detect_each(encoded, tokenized[done : done + len(batch)])
             del encoded  # its memory is for the next batch
@@ -113,9 +114,24 @@ class Detector:
         return results
 
     def encode_images(self, images: Sequence[Picture]) -> EncodedImages:
-        """One batch through the vision backbone, for `detect_encoded` with as many prompts as wanted."""
-        batch = self._preprocess(images)
+        """One batch through the vision backbone, for `detect_encoded` with as many prompts as wanted.
+
+        A backbone that fuses text runs with each prompt instead, so that nothing is saved there.
+        """
+        return self.encode_batch(self._preprocess(images))
+
+    def encode_batch(self, batch: ImageBatch) -> EncodedImages:
+        """As `encode_images`, of pictures that are resized and padded already."""
+        if self.config.swin.fuses_text:
+            return EncodedImages((), batch.sizes, batch.originals, batch.images)
         return EncodedImages(self.session.vision_backbone(batch.images), batch.sizes, batch.originals)
+
+    def head_inputs(self, encoded: EncodedImages, text: F32, attention_mask: I64) -> tuple[Pyramid, F32]:
+        """P3..P7 and the text (B, T, F) as the fusion head reads them; text (B, T, L): what `encode_text` gave."""
+        if encoded.images is None:
+            return encoded.features, text
+        *features, text = self.session.vision_backbone(encoded.images, text, attention_mask)
+        return tuple(features), text
 
     def detect_encoded(
         self, encoded: EncodedImages, prompt: str | Sequence[str] | Prompt, chunk: int | None = None
@@ -144,7 +160,7 @@ class Detector:
         if chunk.caption not in self._text:
             input_ids = chunk.input_ids[None]
             self._text[chunk.caption] = self.session.text_encoder(input_ids, np.ones_like(input_ids))
-            if len(self._text) > TEXT_CACHE_SIZE:
+            while len(self._text) > 1 and sum(text.nbytes for text in self._text.values()) > TEXT_CACHE_BYTES:
                 self._text.popitem(last=False)
         self._text.move_to_end(chunk.caption)
         return self._text[chunk.caption]
@@ -190,13 +206,10 @@ class Detector:
 
     def _detect_chunk(self, encoded: EncodedImages, chunk: TokenizedChunk, names: tuple[str, ...]) -> list[Detections]:
         batch = len(encoded.sizes)
-        found = self.session.fusion_head(
-            encoded.features,
-            np.repeat(self.encode_text(chunk), batch, axis=0),
-            np.ones((batch, len(chunk.input_ids)), np.int64),
-            np.repeat(class_map(chunk, self.config.detection.score_agg)[None], batch, axis=0),
-            encoded.sizes,
-        )
+        mask = np.ones((batch, len(chunk.input_ids)), np.int64)
+        features, text = self.head_inputs(encoded, np.repeat(self.encode_text(chunk), batch, axis=0), mask)
+        classes = np.repeat(class_map(chunk, self.config.detection.score_agg)[None], batch, axis=0)
+        found = self.session.fusion_head(features, text, mask, classes, encoded.sizes)
         return [
             picture_detections(found, image, encoded.sizes[image], encoded.originals[image], names)
             for image in range(batch)
@@ -238,8 +251,9 @@ def _of_each(
 
 def _rows(encoded: EncodedImages, indices: Sequence[int]) -> EncodedImages:
     """Some of a batch's pictures; features of a GPU come to the host."""
-    p3, p4, p5, p6, p7 = (np.ascontiguousarray(np.asarray(level)[indices]) for level in encoded.features)
-    return EncodedImages((p3, p4, p5, p6, p7), encoded.sizes[indices], encoded.originals[indices])
+    features = tuple(np.ascontiguousarray(np.asarray(level)[indices]) for level in encoded.features)
+    images = None if encoded.images is None else encoded.images[indices]
+    return EncodedImages(features, encoded.sizes[indices], encoded.originals[indices], images)
 
 
 def _pair(size: I64) -> tuple[int, int]:

@@ -60,7 +60,7 @@ class OnnxRuntimeCudaSession(DeviceSession, OnnxRuntimeSession):
         fixed = fixed_axes(bundle.config)
         self._runners = {
             name: OnnxRunner(spec, self._sessions[name], self._pool, self._place, fixed, self._graphs[name])
-            for name, spec in GRAPHS.items()
+            for name, spec in self.specs.items()
         }
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import atomic_directory, sha256_file
 from glip_export.errors import BackendError, BundleError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, GraphSpec
+from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, GraphSpec, graphs_of
 from glip_export.runtime.cache import cache_folder, graphs_key
 
 FP32, FP16 = "fp32", "fp16"
@@ -64,7 +64,7 @@ def _made(bundle: Bundle, name: str, precision: str, native: bool, folder: Path,
     path = folder / name / f"{name}.onnx"
     if path.is_file():
         return path
-    model = _convert(bundle, GRAPHS[name], precision, native)
+    model = _convert(bundle, graphs_of(bundle.config)[name], precision, native)
     try:
         with atomic_directory(path.parent) as unfinished:
             _save(model, unfinished / path.name)

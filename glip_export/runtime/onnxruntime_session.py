@@ -12,7 +12,7 @@ import onnxruntime
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, TEXT_ENCODER, GraphSpec
+from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, TEXT_ENCODER, GraphSpec, graphs_of
 from glip_export.runtime.host_nms import CANDIDATES, finished
 from glip_export.runtime.onnxruntime_graphs import FP32, graph_files
 from glip_export.runtime.onnxruntime_providers import (
@@ -49,6 +49,7 @@ class OnnxRuntimeSession(GraphSession):
         self.provider, asked = split_word(provider or (CUDA if has_cuda() else CPU))
         self.precision = bundle.precision if asked == FP32 else asked
         self._detection = bundle.config.detection
+        self.specs = graphs_of(bundle.config)
         self._native = False  # whether the fusion head ends at the candidates
         try:
             self._sessions = self._open_all(bundle, threads)

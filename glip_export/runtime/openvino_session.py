@@ -15,7 +15,7 @@ from openvino.frontend.onnx import ConversionExtension
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import user_cache
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.contracts import GRAPHS, GraphSpec, graphs_of
 from glip_export.processes import usable_cores
 from glip_export.runtime.cache import graphs_key
 from glip_export.runtime.native import Kernels, load_kernels
@@ -58,6 +58,7 @@ class OpenVinoSession(GraphSession):
             raise BackendError(f"OpenVINO has no hint {hint!r}: choose one of {', '.join(HINTS)}")
         check_version(openvino)
         self.name = "openvino" if precision == "fp32" else f"openvino:{precision}"
+        self.specs = graphs_of(bundle.config)
         kernels = _kernels(precision)
         self._core = openvino.Core()
         self._core.add_extension(ConversionExtension("DeformConv", _deform_conv))

@@ -24,7 +24,7 @@ from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.detector import Detector, EncodedImages, picture_detections
 from glip_export.runtime.image_cache import ImageCache
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
-from glip_export.runtime.session import F32, I64, Pyramid
+from glip_export.runtime.session import F32, I64
 
 T = TypeVar("T")
 
@@ -165,11 +165,7 @@ class BatchDetector:
                     self.detector.config.image,
                     self.detector.image_size,
                 )
-                features = self.detector.session.vision_backbone(batch.images)
-                encoded = [
-                    EncodedImages(part, batch.sizes[i : i + 1], batch.originals[i : i + 1])
-                    for i, part in enumerate(_split(features))
-                ]
+                encoded = _apart(self.detector.encode_batch(batch))
         except BackendError as error:
             if len(group) == 1:
                 for job in jobs:
@@ -181,7 +177,8 @@ class BatchDetector:
         for same, one in zip(group, encoded, strict=True):
             for job in same:
                 job.encoded, job.prepared = one, None
-            self.cache.put(str(same[0].key), one)
+            if one.images is None:  # else there are no features to keep
+                self.cache.put(str(same[0].key), one)
 
     def _find_objects(self, jobs: list[_Job]) -> None:
         """Runs the fusion head over captions of one pyramid size at a time, those of like length together."""
@@ -198,7 +195,7 @@ class BatchDetector:
 
     def _head_size(self, encoded: EncodedImages, chunk: TokenizedChunk) -> tuple[int, ...]:
         """What must be equal in one run of the fusion head."""
-        shape = encoded.features[0].shape
+        shape = (encoded.features[0] if encoded.images is None else encoded.images).shape
         # A threshold below 0 would let through the columns that pad class_map, which score 0.
         return shape if self.detector.config.detection.score_threshold >= 0 else (*shape, len(chunk.class_tokens))
 
@@ -234,14 +231,14 @@ class BatchDetector:
             own = class_map(row.chunk, self.detector.config.detection.score_agg, tokens)
             maps[index, :, : own.shape[1]] = own
         if len(rows) == 1:
-            features, text, sizes = rows[0].encoded.features, texts[0], rows[0].encoded.sizes
+            encoded, text = rows[0].encoded, texts[0]
         else:
-            features = _join([row.encoded.features for row in rows])
+            encoded = _join([row.encoded for row in rows])
             text = np.zeros((len(rows), tokens, texts[0].shape[2]), np.float32)
             for index, one in enumerate(texts):
                 text[index, : one.shape[1]] = one[0]
-            sizes = np.concatenate([row.encoded.sizes for row in rows])
-        return self.detector.session.fusion_head(features, text, mask, maps, sizes)
+        features, text = self.detector.head_inputs(encoded, text, mask)
+        return self.detector.session.fusion_head(features, text, mask, maps, encoded.sizes)
 
 
 def _answer(job: _Job) -> Answer:
@@ -263,17 +260,29 @@ def _halves(items: list[T]) -> tuple[list[T], list[T]]:
     return items[: len(items) // 2], items[len(items) // 2 :]
 
 
-def _split(features: Pyramid) -> Iterator[Pyramid]:
-    """A batch's pyramid as one of each picture, in the host's memory and each apart, so that it can be let go of."""
-    levels = [np.asarray(level) for level in features]
-    for index in range(len(levels[0])):
-        p3, p4, p5, p6, p7 = (level[index : index + 1].copy() for level in levels)
-        yield p3, p4, p5, p6, p7
+def _apart(encoded: EncodedImages) -> list[EncodedImages]:
+    """A batch as one of each picture, in the host's memory and each apart, so that it can be let go of."""
+    levels = [np.asarray(level) for level in encoded.features]
+    images, places = encoded.images, [slice(i, i + 1) for i in range(len(encoded.sizes))]
+    return [
+        EncodedImages(
+            tuple(level[one].copy() for level in levels),
+            encoded.sizes[one],
+            encoded.originals[one],
+            None if images is None else images[one].copy(),
+        )
+        for one in places
+    ]
 
 
-def _join(pyramids: list[Pyramid]) -> Pyramid:
-    p3, p4, p5, p6, p7 = (np.concatenate(levels) for levels in zip(*pyramids, strict=True))
-    return p3, p4, p5, p6, p7
+def _join(parts: list[EncodedImages]) -> EncodedImages:
+    images = [part.images for part in parts if part.images is not None]
+    return EncodedImages(
+        tuple(np.concatenate(levels) for levels in zip(*(part.features for part in parts), strict=True)),
+        np.concatenate([part.sizes for part in parts]),
+        np.concatenate([part.originals for part in parts]),
+        np.concatenate(images) if images else None,
+    )
 
 
 @contextmanager

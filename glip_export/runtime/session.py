@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +13,14 @@ from glip_export.graphs.contracts import FUSION_HEAD, LEVELS, TEXT_ENCODER, VISI
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-Pyramid = tuple[F32, F32, F32, F32, F32]  # P3..P7, each (B, C, H/8..H/128, W/8..W/128), rounded up
+Pyramid = tuple[F32, ...]  # P3..P7, each (B, C, H/8..H/128, W/8..W/128), rounded up
 
 
 class Session(Protocol):
     """One backend holding the three graphs of one bundle.
 
-    Shapes: B pictures, T tokens, K classes, D detections; H and W are multiples of 32.
+    Shapes: B pictures, T tokens, K classes, D detections; H and W are multiples of 32. What a token's features are,
+    L wide out of the text encoder and F wide into the head, is the bundle's own matter (graphs/contracts.py).
     """
 
     name: str
@@ -27,14 +29,17 @@ class Session(Protocol):
         """(B, T), (B, T) -> text features (B, T, L)."""
         ...
 
-    def vision_backbone(self, images: F32) -> Pyramid:
-        """(B, 3, H, W) -> P3..P7."""
+    def vision_backbone(self, images: F32, *text: Any) -> tuple[F32, ...]:
+        """(B, 3, H, W) -> P3..P7.
+
+        Where the bundle's backbone fuses text: that and (B, T, L), (B, T) -> P3..P7, (B, T, F).
+        """
         ...
 
     def fusion_head(
         self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64
     ) -> tuple[F32, F32, I64, I64]:
-        """P3..P7, (B, T, L), (B, T), (B, T, K), (B, 2) as h, w.
+        """P3..P7, (B, T, F), (B, T), (B, T, K), (B, 2) as h, w.
 
         -> boxes (B, D, 4) xyxy in resized pixels, scores (B, D) falling, labels (B, D) with -1 where empty, count (B,).
         """
@@ -48,16 +53,16 @@ class GraphSession(ABC):
     """
 
     name: str
+    specs: Mapping[str, GraphSpec]  # the bundle's own contract
     one_by_one = False
 
     def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
         """See `Session`."""
         return self._run(TEXT_ENCODER, (input_ids, attention_mask))[0]
 
-    def vision_backbone(self, images: F32) -> Pyramid:
+    def vision_backbone(self, images: F32, *text: Any) -> tuple[F32, ...]:
         """See `Session`."""
-        p3, p4, p5, p6, p7 = self._run_batch(VISION_BACKBONE, (images,))
-        return p3, p4, p5, p6, p7
+        return tuple(self._run_batch(self.specs[VISION_BACKBONE.name], (images, *text)))
 
     def fusion_head(
         self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64

@@ -10,7 +10,7 @@ import numpy as np
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError, BundleError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.contracts import GraphSpec, graphs_of
 from glip_export.runtime.cache import cache_folder
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.engine import EngineRunner, Workspace
@@ -55,12 +55,13 @@ class TensorRtSession(DeviceSession):
         self.precision = engines.precision
         self.name = f"{flavor}:{self.precision}"
         self._bundle = bundle
+        self.specs = graphs_of(bundle.config)
         with self._driver.active():
             self._library = _load_library(bundle, engines)
             self.library = self._library.title
             graphs = 0 if self._library.makes_graphs else cuda_graphs
             self._workspace = Workspace(self._pool)
-            self._runners = {name: self._load(spec, engines, graphs) for name, spec in GRAPHS.items()}
+            self._runners = {name: self._load(spec, engines, graphs) for name, spec in self.specs.items()}
         self._plans_saved = 0
 
     def close(self) -> None:

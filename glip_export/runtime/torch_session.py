@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from glip_export.bundle import Bundle
 from glip_export.checkpoint import read_checkpoint, resolve_weights
 from glip_export.errors import BackendError, GlipExportWarning
+from glip_export.graphs.contracts import GRAPHS
 from glip_export.model.glip import Glip, build_model
 from glip_export.processes import is_forked_after
 from glip_export.runtime.session import F32, I64, Pyramid
@@ -31,17 +33,18 @@ class TorchSession:
         if not keep_to_one_thread(os.getpid()) and threads is not None:
             torch.set_num_threads(threads)
         self.model = model
+        self._modules = {name: model.graph_module(name) for name in GRAPHS}
 
     def text_encoder(self, input_ids: I64, attention_mask: I64) -> F32:
         """See `Session`."""
         with _inference():
-            return self.model.text_encoder(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
+            return self._modules["text_encoder"](torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
 
-    def vision_backbone(self, images: F32) -> Pyramid:
+    def vision_backbone(self, images: F32, *text: Any) -> tuple[F32, ...]:
         """See `Session`."""
         with _inference():
-            p3, p4, p5, p6, p7 = (level.numpy() for level in self.model.vision_backbone(torch.from_numpy(images)))
-        return p3, p4, p5, p6, p7
+            outputs = self._modules["vision_backbone"](*(torch.from_numpy(array) for array in (images, *text)))
+        return tuple(output.numpy() for output in outputs)
 
     def fusion_head(
         self, features: Pyramid, text_features: F32, attention_mask: I64, class_map: F32, image_sizes: I64
@@ -49,7 +52,7 @@ class TorchSession:
         """See `Session`."""
         others = (text_features, attention_mask, class_map, image_sizes)
         with _inference():
-            boxes, scores, labels, count = self.model.fusion_head(
+            boxes, scores, labels, count = self._modules["fusion_head"](
                 tuple(torch.from_numpy(level) for level in features), *(torch.from_numpy(array) for array in others)
             )
         return boxes.numpy(), scores.numpy(), labels.numpy(), count.numpy()

@@ -18,7 +18,7 @@ from glip_export.bundle import Bundle
 from glip_export.bundle.files import CACHE, atomic_directory, sha256_file
 from glip_export.config import config_to_dict
 from glip_export.errors import BackendError, BundleError, GlipExportError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS
+from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, graphs_of
 from glip_export.trt.builder import Job
 from glip_export.trt.builder_process import run_builder
 from glip_export.trt.engine_set import ENGINES_JSON, PRECISIONS, Engine, EngineSet, folder_name, read_engine_set
@@ -169,7 +169,7 @@ def _say_of(say: Progress, graph: str, step: str) -> None:
 
 
 def _job(bundle: Bundle, graph: str, flavor: Flavor, precision: str, deform_conv: str, nms: str, recipe: Recipe) -> Job:
-    spec = GRAPHS[graph]
+    spec = graphs_of(bundle.config)[graph]
     timing_cache = None
     if recipe.timing_cache and flavor.name == TENSORRT:
         timing_cache = str(bundle.path / CACHE / flavor.name / f"timing-{flavor.version}.cache")

@@ -61,17 +61,18 @@ def _write_lowered(job: Job, path: Path, say: Say) -> dict[str, Any]:
     import onnx_ir
 
     from glip_export.config import config_from_dict
-    from glip_export.graphs.contracts import GRAPHS
+    from glip_export.graphs.contracts import graphs_of
     from glip_export.graphs.precision import convert
     from glip_export.graphs.type_shares import type_shares
     from glip_export.trt.lowering import lower
 
-    spec = GRAPHS[job.graph]
+    config = config_from_dict(job.config)
+    spec = graphs_of(config)[job.graph]
     say(f"converting to {job.precision}")
     model = convert(onnx_ir.load(job.onnx), spec, job.precision)
     shares = type_shares(model)
     say("lowering")
-    model = lower(model, spec, config_from_dict(job.config), deform_conv=job.deform_conv, nms=job.nms)
+    model = lower(model, spec, config, deform_conv=job.deform_conv, nms=job.nms)
     onnx_ir.save(model, path, external_data=f"{path.name}.data")
     names = [[value.name for value in values] for values in (model.graph.inputs, model.graph.outputs)]
     return {"inputs": names[0], "outputs": names[1], "type_shares": asdict(shares)}

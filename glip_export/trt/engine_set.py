@@ -9,7 +9,7 @@ from typing import Any
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BundleError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.contracts import GRAPHS, GraphSpec, graphs_of
 from glip_export.trt.flavor import FLAVORS
 
 FORMAT = 1  # raised when an older glip-export could not read engines.json rightly
@@ -121,7 +121,7 @@ def _parse_engine(values: Any, bundle: Bundle, folder: Path, graph: str) -> Engi
         raise ValueError(f"{graph}: {engine.file!r} is no file of the bundle")
     if (listed.sha256, listed.bytes) != (engine.sha256, engine.bytes):
         raise ValueError(f"{graph}: {engine.file} is not the engine that it describes")
-    spec = GRAPHS[graph]
+    spec = graphs_of(bundle.config)[graph]
     if engine.inputs != spec.input_names or not all(isinstance(name, str) for name in engine.outputs):
         raise ValueError(f"{graph}: inputs should be {', '.join(spec.input_names)}, and outputs names")
     if not engine.profiles or not all(_is_profile(profile, spec) for profile in engine.profiles):

@@ -47,7 +47,7 @@ class Profile:
         points = {}
         for point in ("min", "opt", "max"):
             axes = {axis: getattr(getattr(self, axis), point) for axis in AXES}
-            points[point] = {**fixed_axes(config), **axes, **pyramid_axes(axes["H"], axes["W"])}
+            points[point] = {**fixed_axes(config), **axes, **pyramid_axes(axes["H"], axes["W"], config.swin.is_v2)}
         return {
             tensor.name: {
                 point: [axis if isinstance(axis, int) else axes[axis] for axis in tensor.axes]

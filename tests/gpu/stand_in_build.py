@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS
+from glip_export.config import config_from_dict
+from glip_export.graphs.contracts import FUSION_HEAD, graphs_of
 from glip_export.trt import build, flavor, plugins
 from glip_export.trt.builder import Job
 from glip_export.trt.engine_set import EngineSet
@@ -46,7 +47,7 @@ def build_stand_in(folder: Path, precision: str, **words: Any) -> EngineSet:
 
 def _write(job: Job, say: Callable[[str], None]) -> dict[str, Any]:
     say("building")
-    spec = GRAPHS[job.graph]
+    spec = graphs_of(config_from_dict(job.config))[job.graph]
     words = {"graph": job.graph, "onnx": job.onnx, "config": job.config, "precision": job.precision}
     words |= {"nms": job.nms, "profiles": job.profiles}
     Path(job.engine).write_text(json.dumps(words))

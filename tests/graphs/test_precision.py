@@ -10,12 +10,15 @@ import onnx_ir
 import onnxruntime
 import pytest
 
+from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec, TensorSpec
+from glip_export.graphs.contracts import GRAPHS, GraphSpec, TensorSpec, graphs_of
 from glip_export.graphs.emulation import rounded
 from glip_export.graphs.islands import ISLANDS, is_moving
 from glip_export.graphs.precision import LOW_TYPES, convert
 from glip_export.graphs.type_shares import BF16_OPSET
+
+SPECS = graphs_of(GlipConfig())  # of the published models
 
 FLOAT, FLOAT16, BFLOAT16 = onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16
 FLOATS = (FLOAT, FLOAT16, BFLOAT16)
@@ -32,7 +35,7 @@ def precision(request: pytest.FixtureRequest) -> str:
 def pair(request: pytest.FixtureRequest, precision: str, tiny_bundle: Path) -> tuple[onnx_ir.Model, onnx_ir.Model]:
     """One of the small GLIP's graphs, before and after."""
     model = onnx_ir.load(tiny_bundle / f"{request.param}.onnx")
-    return model, convert(model, GRAPHS[request.param], precision)
+    return model, convert(model, SPECS[request.param], precision)
 
 
 def test_every_node_has_inputs_of_one_float_type(pair: tuple[onnx_ir.Model, onnx_ir.Model], precision: str) -> None:
@@ -91,7 +94,7 @@ def test_weights_are_finite_and_used(pair: tuple[onnx_ir.Model, onnx_ir.Model]) 
 
 def test_fp32_changes_nothing(tiny_bundle: Path) -> None:
     model = onnx_ir.load(tiny_bundle / "text_encoder.onnx")
-    same = convert(model, GRAPHS["text_encoder"], "fp32")
+    same = convert(model, SPECS["text_encoder"], "fp32")
     assert [node.op_type for node in same.graph] == [node.op_type for node in model.graph]
 
 
@@ -105,11 +108,11 @@ def test_fp32_changes_nothing(tiny_bundle: Path) -> None:
 def test_what_cannot_be_converted_is_told(tiny_bundle: Path, graph: str, precision: str, words: str) -> None:
     model = onnx_ir.load(tiny_bundle / "text_encoder.onnx")
     with pytest.raises(GlipExportError, match=words):
-        convert(model, GRAPHS[graph], precision)
+        convert(model, SPECS[graph], precision)
 
 
 def test_a_converted_graph_is_not_converted_again(tiny_bundle: Path) -> None:
-    spec = GRAPHS["text_encoder"]
+    spec = SPECS["text_encoder"]
     half = convert(onnx_ir.load(tiny_bundle / "text_encoder.onnx"), spec, "fp16")
     with pytest.raises(GlipExportError, match="only a float32 graph"):
         convert(half, spec, "fp16")

@@ -9,10 +9,13 @@ import pytest
 
 from glip_export.bench.graph_cost import bundle_gmac
 from glip_export.bundle import Bundle
+from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
-from glip_export.graphs.contracts import GRAPHS, pyramid_axes
+from glip_export.graphs.contracts import GRAPHS, graphs_of, pyramid_axes
 from glip_export.graphs.precision import convert
 from glip_export.graphs.type_shares import DEFAULT_AXES, type_shares
+
+SPECS = graphs_of(GlipConfig())  # of the published models
 
 SMALL = {**pyramid_axes(64, 96), "T": 5, "K": 3}
 FLOAT, FLOAT16, INT64 = onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16, onnx_ir.DataType.INT64
@@ -34,7 +37,7 @@ def test_shapes_alone_give_what_a_run_gives(tiny_bundle: Path, name: str) -> Non
 @pytest.mark.parametrize("name", GRAPHS)
 def test_nearly_all_of_a_converted_graph_is_of_its_type(tiny_bundle: Path, name: str, precision: str) -> None:
     model = load(tiny_bundle, name)
-    before, after = type_shares(model), type_shares(convert(model, GRAPHS[name], precision))
+    before, after = type_shares(model), type_shares(convert(model, SPECS[name], precision))
     low = {"fp16": "float16", "bf16": "bfloat16"}[precision]
     for amounts in (after.weight_bytes, after.multiply_adds):
         assert amounts[low] / sum(amounts.values()) > 0.98
@@ -43,7 +46,7 @@ def test_nearly_all_of_a_converted_graph_is_of_its_type(tiny_bundle: Path, name:
 
 
 def test_the_float32_products_are_those_of_probabilities_and_names(tiny_bundle: Path) -> None:
-    shares = type_shares(convert(load(tiny_bundle, "fusion_head"), GRAPHS["fusion_head"], "fp16"))
+    shares = type_shares(convert(load(tiny_bundle, "fusion_head"), SPECS["fusion_head"], "fp16"))
     axes = DEFAULT_AXES
     positions = sum(axes[f"H{level}"] * axes[f"W{level}"] for level in range(3, 8))
     assert shares.multiply_adds["float32"] == positions * axes["T"] * axes["K"]

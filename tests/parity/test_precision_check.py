@@ -10,13 +10,16 @@ import onnx_ir
 import pytest
 
 from glip_export.bundle import Bundle
+from glip_export.config import GlipConfig
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.contracts import graphs_of
 from glip_export.graphs.precision import convert
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.precision_check import PrecisionReport, RoundedSession, check_precision, count_nonfinite
 from glip_export.parity.recall import together
 from glip_export.parity.run import Inputs, TextInputs, run
+
+SPECS = graphs_of(GlipConfig())  # of the published models
 
 LENGTHS = (1, 2, 3, 16, 64, 128, 256)  # tokens
 
@@ -35,7 +38,7 @@ def cases(bundle: Bundle, oracle_tiny: Path, tiny_io: dict[str, np.ndarray]) -> 
 
 
 def converted(bundle: Bundle, precision: str) -> dict[str, onnx_ir.Model]:
-    return {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in GRAPHS.items()}
+    return {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in SPECS.items()}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from glip_export import Detector
 from glip_export.bundle import Bundle, File
 from glip_export.bundle.files import sha256_file
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS, fixed_axes, pyramid_axes
+from glip_export.graphs.contracts import fixed_axes, graphs_of, pyramid_axes
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.ladder import climb
 from glip_export.parity.run import Outputs, run
@@ -84,7 +84,7 @@ def add_engines(bundle: Bundle, folder: Path, precision: str, graphs: dict[str, 
     target.mkdir()
     axes = fixed_axes(bundle.config)
     engines = {}
-    for name, spec in GRAPHS.items():
+    for name, spec in graphs_of(bundle.config).items():
         path = (graphs or {}).get(name, bundle.graph_path(name))
         profiles = [profile_of(spec, axes, ranges) for ranges in (SMALL, LARGE)]
         file = target / f"{name}.engine"

@@ -12,12 +12,15 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from glip_export import Bundle
+from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
-from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.contracts import GRAPHS, graphs_of
 from glip_export.serving.triton.model_config import detector_config, engine_graph_config, onnx_graph_config, runs_on_gpu
 from glip_export.serving.triton.pbtxt import Word, to_pbtxt
 from glip_export.serving.triton.settings import TritonSettings
 from glip_export.trt.engine_set import Engine, EngineSet
+
+SPECS = graphs_of(GlipConfig())  # of the published models
 
 
 def parse(text: str) -> Any:
@@ -97,7 +100,7 @@ def test_graph_configs_follow_the_contract(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle, verify=False)
     fixed = {"C": 64, "L": 64, "D": 100}
     types = {"float32": triton.TYPE_FP32, "int64": triton.TYPE_INT64}
-    for graph, spec in GRAPHS.items():
+    for graph, spec in SPECS.items():
         config = parse(onnx_graph_config("name", graph, bundle))
         assert (config.backend, config.max_batch_size) == ("onnxruntime", 0)
         for tensors, specs in ((config.input, spec.inputs), (config.output, spec.outputs)):
@@ -127,8 +130,8 @@ def test_a_static_bundle_fixes_the_pictures_size(tiny_bundle: Path) -> None:
 def test_engines(tiny_bundle: Path, nms: str) -> None:
     bundle = Bundle.open(tiny_bundle, verify=False)
     candidates = ["candidate_boxes", "candidate_scores", "candidate_labels"]
-    outputs = GRAPHS["fusion_head"].output_names if nms == "plugin" else candidates
-    engine = Engine("fusion_head.engine", "", 1, 1.0, "", [{}, {}], GRAPHS["fusion_head"].input_names, outputs, {})
+    outputs = SPECS["fusion_head"].output_names if nms == "plugin" else candidates
+    engine = Engine("fusion_head.engine", "", 1, 1.0, "", [{}, {}], SPECS["fusion_head"].input_names, outputs, {})
     engines = EngineSet(Path(), "tensorrt", "10.13", "fp16", "plugin", nms, {}, "", {"fusion_head": engine})
     config = parse(engine_graph_config("name", "fusion_head", bundle, engines))
     assert (config.backend, config.platform) == ("tensorrt", "tensorrt_plan")

@@ -13,16 +13,19 @@ import pytest
 from small_bundle import fill
 
 from glip_export.bundle import Bundle
+from glip_export.config import GlipConfig
 from glip_export.errors import BundleError
-from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.contracts import GRAPHS, graphs_of
 from glip_export.trt.engine_set import Engine, EngineSet, engine_sets, read_engine_set
+
+SPECS = graphs_of(GlipConfig())  # of the published models
 
 FOLDER = "tensorrt_rtx-fp16"
 KEY = hashlib.sha256(b"key").hexdigest()
 
 
 def engine(graph: str, content: bytes) -> Engine:
-    shapes = {tensor.name: [2] * len(tensor.axes) for tensor in GRAPHS[graph].inputs}
+    shapes = {tensor.name: [2] * len(tensor.axes) for tensor in SPECS[graph].inputs}
     return Engine(
         file=f"{graph}.engine",
         sha256=hashlib.sha256(content).hexdigest(),
@@ -30,8 +33,8 @@ def engine(graph: str, content: bytes) -> Engine:
         seconds=1.5,
         key=KEY,
         profiles=[{name: {"min": shape, "opt": shape, "max": shape} for name, shape in shapes.items()}],
-        inputs=GRAPHS[graph].input_names,
-        outputs=GRAPHS[graph].output_names,
+        inputs=SPECS[graph].input_names,
+        outputs=SPECS[graph].output_names,
         type_shares={"weight_bytes": {"float16": 3, "float32": 1}, "multiply_adds": {"float16": 99}},
     )
 

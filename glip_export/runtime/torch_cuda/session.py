@@ -9,7 +9,7 @@ import torch
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec
+from glip_export.graphs.contracts import GraphSpec, graphs_of
 from glip_export.graphs.precision import PRECISIONS, convert
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
@@ -52,10 +52,11 @@ class TorchCudaSession(DeviceSession):
         self.name = f"torch:cuda:{self.precision}{':compiled' if compiler else ''}"
         self.library = f"PyTorch {torch.__version__}"
         super().__init__(driver or _driver(device), stream)
+        self.specs = graphs_of(bundle.config)
         where = torch.device("cuda", self._driver.device) if driver is None else torch.device("cpu")
         with self._driver.active():
             streams = streams or CudaStreams(where)
-            for spec in GRAPHS.values():
+            for spec in self.specs.values():
                 program = Program(self._lowered(bundle, spec), where, compiler)
                 runner = TorchRunner(program, spec, bundle.config, self._pool, cuda_graphs, streams)
                 self._runners[spec.name] = runner

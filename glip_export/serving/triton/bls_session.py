@@ -13,9 +13,9 @@ import numpy as np
 
 from glip_export.bundle.files import MANIFEST, sha256_file
 from glip_export.bundle.manifest import parse_manifest
-from glip_export.config import DetectionConfig
+from glip_export.config import GlipConfig
 from glip_export.errors import BackendError, BundleError
-from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec
+from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, graphs_of
 from glip_export.runtime.detector import Detector
 from glip_export.runtime.host_nms import finished
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
@@ -38,19 +38,19 @@ def open_bls_detector(pb_utils: Any, folder: Path, prefix: str, host_nms: bool) 
                 raise BundleError(f"{repository / name} is damaged or was changed: its SHA-256 is not that of {FILES}")
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder} cannot be read ({error}): write the repository again") from error
-    session = BlsSession(pb_utils, prefix, manifest.config.detection if host_nms else None)
-    return Detector(session, manifest.config, manifest.image_size)
+    return Detector(BlsSession(pb_utils, prefix, manifest.config, host_nms), manifest.config, manifest.image_size)
 
 
 class BlsSession(GraphSession):
     """See `Session` for shapes. Raises BackendError where a model fails."""
 
-    def __init__(self, pb_utils: Any, prefix: str, host_nms: DetectionConfig | None = None) -> None:
-        """host_nms: how to end a fusion head that stops at the candidates of NMS; None for one that does not."""
+    def __init__(self, pb_utils: Any, prefix: str, config: GlipConfig, host_nms: bool = False) -> None:
+        """host_nms: whether the fusion head stops at the candidates of NMS."""
         self.name = f"triton:{prefix}"
         self._pb = pb_utils
         self._prefix = prefix
-        self._host_nms = host_nms
+        self.specs = graphs_of(config)
+        self._host_nms = config.detection if host_nms else None
 
     def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
         outputs = spec.outputs if self._host_nms is None or spec is not FUSION_HEAD else CANDIDATES

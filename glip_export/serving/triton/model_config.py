@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from glip_export.bundle import Bundle
 from glip_export.config import ImageConfig
-from glip_export.graphs.contracts import GRAPHS, GraphSpec, TensorSpec, fixed_axes, pyramid_axes
+from glip_export.graphs.contracts import GraphSpec, TensorSpec, fixed_axes, graphs_of, pyramid_axes
 from glip_export.image import resize_shape
 from glip_export.serving.triton.pbtxt import Word, to_pbtxt
 from glip_export.serving.triton.settings import TritonSettings
@@ -77,13 +77,13 @@ def detector_config(name: str, settings: TritonSettings, parameters: dict[str, s
 
 def onnx_graph_config(name: str, graph: str, bundle: Bundle) -> str:
     """One graph in Triton's ONNX Runtime backend."""
-    spec = GRAPHS[graph]
+    spec = graphs_of(bundle.config)[graph]
     return _graph_config(name, "onnxruntime", bundle, spec, spec.outputs, {})
 
 
 def engine_graph_config(name: str, graph: str, bundle: Bundle, engines: EngineSet) -> str:
     """One TensorRT engine in Triton's TensorRT backend, with all of its profiles."""
-    spec, engine = GRAPHS[graph], engines.graphs[graph]
+    spec, engine = graphs_of(bundle.config)[graph], engines.graphs[graph]
     known = {tensor.name: tensor for tensor in (*spec.outputs, *CANDIDATES)}
     profiles = {"profile": [str(number) for number in range(len(engine.profiles))]}
     return _graph_config(name, "tensorrt", bundle, spec, [known[output] for output in engine.outputs], profiles)
@@ -113,7 +113,7 @@ def _graph_config(
     """max_batch_size 0: the BLS model makes the batches, so the batch is an axis like others."""
     fixed = fixed_axes(bundle.config)
     if bundle.image_size is not None:
-        fixed |= pyramid_axes(*bundle.image_size)
+        fixed |= pyramid_axes(*bundle.image_size, overlapping=bundle.config.swin.is_v2)
     detection = bundle.config.detection
     fixed["M"] = len(detection.anchor_strides) * detection.pre_nms_top_n
     return to_pbtxt(
@@ -132,7 +132,8 @@ def _graph_config(
 
 def _warm_up(spec: GraphSpec, bundle: Bundle, fixed: dict[str, int]) -> list[dict[str, Any]]:
     """Zeros for one picture of the usual size, 16 tokens and 4 names."""
-    sizes = fixed | {"B": 1, "T": 16, "K": 4} | pyramid_axes(*(bundle.image_size or usual_size(bundle.config.image)))
+    height, width = bundle.image_size or usual_size(bundle.config.image)
+    sizes = fixed | {"B": 1, "T": 16, "K": 4} | pyramid_axes(height, width, bundle.config.swin.is_v2)
     inputs = []
     for tensor in spec.inputs:
         dims = [axis if isinstance(axis, int) else sizes[axis] for axis in tensor.axes]

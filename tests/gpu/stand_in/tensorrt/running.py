@@ -13,7 +13,7 @@ from execution_context import ExecutionContext, Shape
 
 from glip_export.config import GlipConfig, config_from_dict
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS, fixed_axes, output_shapes
+from glip_export.graphs.contracts import fixed_axes, graphs_of, output_shapes
 from glip_export.graphs.precision import convert
 from glip_export.runtime.cuda.dlpack import make_capsule
 from glip_export.runtime.torch_cuda.program import Program
@@ -30,8 +30,8 @@ class Engine:
 
     def __init__(self, words: dict[str, Any], modes: tuple[Any, Any], log: Callable[[str], None]) -> None:
         self.log, self.modes, self.profiles = log, modes, words["profiles"]
-        self.spec = GRAPHS[words["graph"]]
         self.config: GlipConfig = config_from_dict(words["config"])
+        self.spec = graphs_of(self.config)[words["graph"]]
         model = convert(onnx_ir.load(Path(words["onnx"])), self.spec, words["precision"])
         lowered = lower(model, self.spec, self.config, nms=words["nms"])
         self.device = torch.device("cuda", torch.cuda.current_device()) if self.host is None else torch.device("cpu")
