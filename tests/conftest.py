@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from compact_oracle import OracleCase
+from compact_oracle import OracleCase, cases
 
 if TYPE_CHECKING:
     from plugins.host_kernels import HostKernels
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 DEMO = Path(__file__).parents[1] / "demo"
-_TINY, _UNFUSED = OracleCase("tiny"), OracleCase("tiny_unfused")
+_TINY = OracleCase("tiny")
 
 
 @pytest.fixture(scope="session")
@@ -99,19 +99,28 @@ def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_unfused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_unfused_bundle(oracle_bundle: Callable[[OracleCase], Path]) -> Path:
     """The bundle of the small GLIP without fusion, likewise."""
+    return oracle_bundle(OracleCase("tiny_unfused"))
+
+
+@pytest.fixture(scope="session")
+def oracle_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[OracleCase], Path]:
+    """The bundle of any of the small models that the original ran, likewise."""
     from glip_export import load_model
 
-    folder = _kept("oracle", _UNFUSED.weights_key()) or _shared(tmp_path_factory) / "oracle-unfused"
+    def export(case: OracleCase) -> Path:
+        folder = _kept("oracle", case.weights_key()) or _shared(tmp_path_factory) / f"oracle-{case.name}"
 
-    def load() -> Glip:  # under the export's lock
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "weights.pth").exists():
-            _UNFUSED.write_checkpoint(folder / "weights.partial").rename(folder / "weights.pth")
-        return load_model(folder / "weights.pth", _UNFUSED.config, bert_config=_UNFUSED.bert_config)
+        def load() -> Glip:  # under the export's lock
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "weights.pth").exists():
+                case.write_checkpoint(folder / "weights.partial").rename(folder / "weights.pth")
+            return load_model(folder / "weights.pth", case.config, bert_config=case.bert_config)
 
-    return _exported_once("tiny_unfused", load, tmp_path_factory)
+        return _exported_once(case.name, load, tmp_path_factory)
+
+    return export
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +183,7 @@ def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest
 def _kept_export(name: str) -> Path | None:
     """Where this very export is kept between runs on a developer's machine; None in CI, which exports anew."""
     package = Path(__file__).parents[1] / "glip_export"
-    made_by = [DEMO / "glip_demo.safetensors", *_TINY.sources, *_UNFUSED.sources]
+    made_by = [DEMO / "glip_demo.safetensors", *(source for name in cases() for source in OracleCase(name).sources)]
     made_by += [
         file
         for room in ("bundle", "checkpoint", "config", "graphs", "model", "data")
