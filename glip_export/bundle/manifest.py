@@ -29,6 +29,7 @@ class Weights:
 
     path: str
     sha256: str
+    ema: bool = False  # the file's averaged weights
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def parse_manifest(manifest: dict[str, Any], folder: Path) -> Manifest:
         weights=Weights(
             path=_get(weights, "path", str, f"{where}: weights"),
             sha256=_get(weights, "sha256", str, f"{where}: weights"),
+            ema=_get_flag(weights, "ema", f"{where}: weights"),
         ),
         graphs={name: _parse_graph(name, value, where) for name, value in _objects(manifest, "graphs", where)},
         files={name: _parse_file(name, value, where) for name, value in _objects(manifest, "files", where)},
@@ -167,6 +169,13 @@ def _get(values: dict[str, Any], key: str, kind: type[T] | tuple[type[T], ...], 
     value = values[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BundleError(f"{where}: {key} should be {_KIND[kind]}, not {str(value)[:60]!r}")
+    return value
+
+
+def _get_flag(values: dict[str, Any], key: str, where: str) -> bool:
+    value = values.get(key, False)  # older bundles have none
+    if not isinstance(value, bool):
+        raise BundleError(f"{where}: {key} should be true or false, not {str(value)[:60]!r}")
     return value
 
 

@@ -24,6 +24,7 @@ class Checkpoint:
     path: Path
     sha256: str
     state: dict[str, torch.Tensor]
+    ema: bool = False  # whether these are the file's averaged weights
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -31,22 +32,26 @@ class Checkpoint:
         return {key: tuple(tensor.shape) for key, tensor in self.state.items()}
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+AVERAGED = "model_ema"  # where the original's training keeps them, under the same keys as `model`
+
+
+def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     """Reads a .pth (PyTorch's zip or older format) or .safetensors, never running pickled code.
 
     Takes {"model": state}, {"state_dict": state} or the bare state, fp16 to fp64 storage, with or without `module.`.
     mmdetection's GLIP comes under the official names.
+    ema: the file's averaged weights (`model_ema`) in place of those.
     Zip files are mapped, not copied: what stands beside the model (an optimizer's state) costs no memory.
     Raises CheckpointError, naming the file and what to do, for anything else.
     """
     path = Path(path)
     check_file(path)
     loaded = load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
-    state = _find_state(path, loaded)
-    if all(key.startswith("module.") for key in state):  # what DistributedDataParallel leaves
+    state = _find_state(path, _averaged(path, loaded) if ema else loaded)
+    while all(key.startswith("module.") for key in state):  # what DistributedDataParallel leaves, once for each in it
         state = {key.removeprefix("module."): value for key, value in state.items()}
     weights = {key: _as_weights(path, key, value) for key, value in state.items()}
-    return Checkpoint(path, _sha256(path), to_official(weights) if is_mmdetection(weights) else weights)
+    return Checkpoint(path, _sha256(path), to_official(weights) if is_mmdetection(weights) else weights, ema)
 
 
 def check_file(path: Path) -> None:
@@ -63,6 +68,15 @@ def check_file(path: Path) -> None:
         raise CheckpointError(f"{path}: cannot read the weights: {getattr(error, 'strerror', error)}") from error
 
 
+def _averaged(path: Path, loaded: Any) -> Any:
+    if isinstance(loaded, Mapping) and isinstance(loaded.get(AVERAGED), Mapping):
+        return {"model": loaded[AVERAGED]}
+    # mmengine swaps the two when it saves.
+    swapped = isinstance(loaded, Mapping) and "ema_state_dict" in loaded
+    reason = "mmdetection's state_dict is the average already" if swapped else "the model was trained without them"
+    raise CheckpointError(f"{path}: holds no averaged weights ({AVERAGED}): {reason}; leave out --ema")
+
+
 def _find_state(path: Path, loaded: Any) -> dict[str, Any]:
     for name in ("model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
@@ -71,6 +85,8 @@ def _find_state(path: Path, loaded: Any) -> dict[str, Any]:
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a state dict of tensors")
     for key, value in loaded.items():
+        if key == AVERAGED and isinstance(value, Mapping):
+            raise CheckpointError(f"{path}: holds averaged weights only ({AVERAGED}): give --ema")
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path}: not a state dict of tensors: {key!r} holds a {_kind(value)}")
     if not loaded:

@@ -46,7 +46,7 @@ def run(path: Path, json: Path | None) -> None:
         ("bundle", f"{bundle.path} (all SHA-256 right)"),
         ("model", config.name),
         ("made", f"{bundle.created}, {', '.join(f'{name} {number}' for name, number in bundle.versions.items())}"),
-        ("weights", bundle.weights.path),
+        ("weights", f"{bundle.weights.path}{', the averaged ones' if bundle.weights.ema else ''}"),
         ("SHA-256", bundle.weights.sha256),
         ("precision", bundle.precision),
         ("input size", f"{size}; pictures are resized to {config.image.min_size}/{config.image.max_size}"),

@@ -36,6 +36,12 @@ def onnx(
         str | None,
         typer.Option(metavar="HxW", help="Fix the pictures' size: a smaller, faster bundle.", show_default=False),
     ] = None,
+    ema: Annotated[
+        bool,
+        typer.Option(
+            "--ema", help="Take the averaged weights (model_ema) that training saved beside model in the same file."
+        ),
+    ] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY VALUE]...", help="Configuration overrides.", show_default=False),
@@ -45,7 +51,7 @@ def onnx(
 
     Example: glip-export onnx --weights glip_tiny_model_o365_goldg.pth MODEL.DYHEAD.SCORE_AGG MEAN
     """
-    run(weights, config, bert_config, output, parse_image_size(image_size), _overrides(overrides))
+    run(weights, config, bert_config, output, parse_image_size(image_size), _overrides(overrides), ema)
 
 
 def run(
@@ -55,6 +61,7 @@ def run(
     output: Path | None,
     image_size: tuple[int, int] | None,
     overrides: Sequence[str],
+    ema: bool = False,
 ) -> None:
     """Loads, exports, checks, and prints a summary."""
     import onnxruntime
@@ -75,7 +82,7 @@ def run(
         path = resolve_weights(weights)
         target = output or Path("engines") / path.stem
         check_outputs({}, [path, config, bert_config], replaced={"--output": target})
-        model = load_model(path, config, overrides, bert_config)
+        model = load_model(path, config, overrides, bert_config, ema)
         if model.load_report is not None:
             progress.console.print(f"{path.name}: {model.load_report.summary()}", soft_wrap=True)
             progress.console.print(f"SHA-256 {model.weights_sha256}")

@@ -81,7 +81,7 @@ def export_onnx(
             folder,
             name=Path(output).name,
             config=model.config,
-            weights=Weights(path=str(model.weights_path or ""), sha256=model.weights_sha256),
+            weights=Weights(path=str(model.weights_path or ""), sha256=model.weights_sha256, ema=model.weights_ema),
             graphs=graphs,
             image_size=image_size,
             versions=installed_versions("torch", "onnx", "onnxscript", "onnx-ir", "transformers"),

@@ -38,6 +38,7 @@ class Glip(nn.Module):
         self.fusion_head = FusionHead(config)
         self.weights_path: Path | None = None  # where the weights came from
         self.weights_sha256 = ""
+        self.weights_ema = False  # whether they are the file's averaged ones
         self.load_report: LoadReport | None = None
 
     def forward(
@@ -84,14 +85,16 @@ def load_model(
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     bert_config: str | Path | None = None,
+    ema: bool = False,
 ) -> Glip:
     """A GLIP on the CPU, in fp32 and eval mode, from an official `.pth` or `.safetensors`.
 
     weights: a file or hf://OWNER/REPO/FILE. config: an official YAML; without it the published configuration that the
     checkpoint's shapes identify. overrides: KEY VALUE pairs, flat. bert_config: sizes of a BERT that is not bert-base.
+    ema: the file's averaged weights, `model_ema`, in place of `model`.
     Raises CheckpointError or ConfigError, each saying what to do.
     """
-    checkpoint = read_checkpoint(resolve_weights(weights))
+    checkpoint = read_checkpoint(resolve_weights(weights), ema)
     settings = load_config(
         None if config is None else Path(config),
         overrides,
@@ -115,5 +118,6 @@ def build_model(config: GlipConfig, checkpoint: Checkpoint) -> Glip:
     report.raise_if_incomplete(checkpoint.path)
     model.load_state_dict({name: checkpoint.state[key] for key, name in names.items()}, assign=True)
     model.weights_path, model.weights_sha256 = checkpoint.path.resolve(), checkpoint.sha256
+    model.weights_ema = checkpoint.ema
     model.load_report = report
     return model.eval().requires_grad_(False)

@@ -93,7 +93,7 @@ def load_reference(bundle: Bundle, weights: Path | None = None) -> Glip:
     if weights is None and (not bundle.weights.path or not path.exists()):
         where = bundle.weights.path or "no file"
         raise BackendError(f"the torch backend needs the bundle's weights ({where}): say where they are with --weights")
-    checkpoint = read_checkpoint(resolve_weights(path))
+    checkpoint = read_checkpoint(resolve_weights(path), bundle.weights.ema)
     if checkpoint.sha256 != bundle.weights.sha256:
         raise BackendError(f"{path} is not the file that {bundle.path} was made from: its SHA-256 differs")
     return build_model(bundle.config, checkpoint)

@@ -125,6 +125,11 @@ def test_a_newer_format_is_refused_before_anything_else(folder: Path) -> None:
     refuse(folder, "there is no format 0")
 
 
+def test_a_bundle_from_before_averaged_weights(folder: Path) -> None:
+    edit(folder, lambda manifest: manifest["weights"].pop("ema"))
+    assert not Bundle.open(folder).weights.ema
+
+
 REQUIRED = ["format", "name", "created", "config", "weights", "graphs", "files", "precision", "versions", "extra"]
 
 
@@ -149,6 +154,7 @@ def test_missing_keys_and_wrong_types_are_named(folder: Path, key: str) -> None:
         (lambda m: m["files"]["text_encoder.onnx"].pop("sha256"), "file text_encoder.onnx: sha256 is missing"),
         (lambda m: m["files"].pop("fusion_head.onnx.data"), "names fusion_head.onnx.data, which is no file of"),
         (lambda m: m["weights"].pop("path"), "weights: path is missing"),
+        (lambda m: m["weights"].update(ema="yes"), "weights: ema should be true or false, not 'yes'"),
         (lambda m: m.update(image_size=[800]), r"image_size should be null or \[height, width\]"),
         (lambda m: m.update(image_size=[0, 800]), r"image_size should be null or \[height, width\]"),
         (lambda m: m["config"].update(speed=1), "speed"),

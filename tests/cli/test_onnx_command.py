@@ -53,6 +53,10 @@ def test_onnx_refuses_another_models_weights(glip_export, tmp_path: Path, oracle
     refused(glip_export("onnx", "--weights", "resnet.pth", *tiny), "resnet.pth", "missing")
 
 
+def test_onnx_refuses_averaged_weights_that_are_not_there(glip_export, oracle_tiny: Path) -> None:
+    refused(glip_export("onnx", "--weights", oracle_tiny / "weights.pth", "--ema"), "weights.pth", "leave out --ema")
+
+
 @pytest.mark.parametrize(
     ("yaml", "words"),
     [
