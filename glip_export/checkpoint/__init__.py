@@ -3,6 +3,7 @@
 from glip_export.checkpoint.fetching import resolve_weights
 from glip_export.checkpoint.matching import IGNORED, LoadReport, Shape, is_prompt_tuned, match
 from glip_export.checkpoint.reading import Checkpoint, check_file, read_checkpoint
+from glip_export.checkpoint.sharded import weights_files, weights_name
 
 __all__ = [
     "IGNORED",
@@ -14,4 +15,6 @@ __all__ = [
     "match",
     "read_checkpoint",
     "resolve_weights",
+    "weights_files",
+    "weights_name",
 ]

@@ -7,20 +7,21 @@ import re
 from pathlib import Path
 
 from glip_export.checkpoint.reading import check_file
+from glip_export.checkpoint.sharded import is_index, shard_names
 from glip_export.errors import CheckpointError
 
 
 def resolve_weights(weights: str | Path) -> Path:
     """The file that --weights names: a path, or hf://OWNER/REPO/FILE through huggingface_hub's cache.
 
+    Of a sharded model it is the index, which its folder may stand for; its shards are fetched too.
     Raises CheckpointError if there is no such file, the address is malformed or it cannot be fetched.
     """
     text = str(weights)
     # Path("hf://owner/repo") has already lost a slash.
     address = re.fullmatch(r"hf:/{1,2}(.*)", text)
     if address is None:
-        check_file(Path(text))
-        return Path(text)
+        return check_file(Path(text))
     parts = address[1].split("/")
     if len(parts) < 3 or not all(re.fullmatch(r"[A-Za-z0-9_][\w.\-]*", part, re.ASCII) for part in parts):
         raise CheckpointError(
@@ -34,7 +35,12 @@ def resolve_weights(weights: str | Path) -> Path:
         logging.ERROR
     )  # or it warns of every retry before we say what is wrong
     try:
-        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+        path = Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+        for shard in shard_names(path) if is_index(path) else ():
+            hf_hub_download("/".join(parts[:2]), "/".join([*parts[2:-1], shard]))
+        return path
+    except CheckpointError:
+        raise
     except Exception as error:  # its HTTP library's errors change with its versions
         reason = next(iter(str(error).split("\n")), "") or type(error).__name__
         raise CheckpointError(

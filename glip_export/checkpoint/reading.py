@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ import torch
 from glip_export.checkpoint.matching import Shape
 from glip_export.checkpoint.mmdetection import is_mmdetection, to_official
 from glip_export.checkpoint.pickled import Unread, load_torch
-from glip_export.checkpoint.sharded import load_safetensors
+from glip_export.checkpoint.sharded import index_in, is_index, load_safetensors, load_sharded, sha256_of, shards
 from glip_export.errors import CheckpointError
+
+AVERAGED = "model_ema"  # where the original's training keeps the average, under the same keys as `model`
 
 
 @dataclass(frozen=True)
@@ -32,40 +33,48 @@ class Checkpoint:
         return {key: tuple(tensor.shape) for key, tensor in self.state.items()}
 
 
-AVERAGED = "model_ema"  # where the original's training keeps them, under the same keys as `model`
-
-
 def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
-    """Reads a .pth (PyTorch's zip or older format) or .safetensors, never running pickled code.
+    """Reads a .pth (PyTorch's zip or older format) or .safetensors, whole or sharded, never running pickled code.
 
     Takes {"model": state}, {"state_dict": state} or the bare state, fp16 to fp64 storage, with or without `module.`.
-    mmdetection's GLIP comes under the official names.
+    mmdetection's GLIP comes under the official names. A sharded one is named by its index or the folder with it.
     ema: the file's averaged weights (`model_ema`) in place of those.
     Zip files are mapped, not copied: what stands beside the model (an optimizer's state) costs no memory.
     Raises CheckpointError, naming the file and what to do, for anything else.
     """
-    path = Path(path)
-    check_file(path)
-    loaded = load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    path = check_file(Path(path))
+    loaded = _load(path)
     state = _find_state(path, _averaged(path, loaded) if ema else loaded)
     while all(key.startswith("module.") for key in state):  # what DistributedDataParallel leaves, once for each in it
         state = {key.removeprefix("module."): value for key, value in state.items()}
     weights = {key: _as_weights(path, key, value) for key, value in state.items()}
-    return Checkpoint(path, _sha256(path), to_official(weights) if is_mmdetection(weights) else weights, ema)
+    return Checkpoint(path, sha256_of(path), to_official(weights) if is_mmdetection(weights) else weights, ema)
 
 
-def check_file(path: Path) -> None:
-    """Raises CheckpointError if the path is not a readable file that holds something."""
+def check_file(path: Path) -> Path:
+    """The path, or the index in it if it is a sharded model's folder.
+
+    Raises CheckpointError if it is not a readable file that holds something, or a shard is not there.
+    """
     try:
         if path.is_dir():
-            raise CheckpointError(f"{path}: a directory, not a weights file; name the .pth or .safetensors in it")
+            path = index_in(path)
         with path.open("rb") as file:
             if not file.read(1):
                 raise CheckpointError(f"{path}: an empty file; fetch the weights again")
+        for shard in shards(path) if is_index(path) else ():
+            check_file(shard)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such weights file") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise CheckpointError(f"{path}: cannot read the weights: {getattr(error, 'strerror', error)}") from error
+    return path
+
+
+def _load(path: Path) -> Any:
+    if is_index(path):
+        return load_sharded(path)
+    return load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
 
 
 def _averaged(path: Path, loaded: Any) -> Any:
@@ -114,11 +123,3 @@ def _as_weights(path: Path, key: str, value: torch.Tensor) -> torch.Tensor:
                 f"{path}: {key} holds NaN or infinity (in fp32); these weights cannot detect anything"
             )
     return value
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -66,7 +66,7 @@ def run(
     """Loads, exports, checks, and prints a summary."""
     import onnxruntime
 
-    from glip_export.checkpoint import resolve_weights
+    from glip_export.checkpoint import resolve_weights, weights_files, weights_name
     from glip_export.graphs.export import check_image_size, export_onnx
     from glip_export.model.glip import load_model
     from glip_export.parity.first_check import first_check
@@ -80,8 +80,8 @@ def run(
     with steps_progress() as progress:
         task = progress.add_task(f"loading {weights}")
         path = resolve_weights(weights)
-        target = output or Path("engines") / path.stem
-        check_outputs({}, [path, config, bert_config], replaced={"--output": target})
+        target = output or Path("engines") / weights_name(path)
+        check_outputs({}, [*weights_files(path), config, bert_config], replaced={"--output": target})
         model = load_model(path, config, overrides, bert_config, ema)
         if model.load_report is not None:
             progress.console.print(f"{path.name}: {model.load_report.summary()}", soft_wrap=True)
