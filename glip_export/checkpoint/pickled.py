@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from glip_export.checkpoint.foreign import foreign_package
 from glip_export.errors import CheckpointError
 
 
@@ -43,7 +44,9 @@ def _why_not_loaded(path: Path, zipped: bool, error: Exception) -> str:
     wanted = re.findall(rf"GLOBAL ((?:[^\W\d]\w*\.){modules}[^\W\d]\w*)(?= |$)", text)
     wanted = wanted or ([] if zipped else _pickled_globals(path))
     if wanted:
-        return f"holds pickled code (names {wanted[0]}): refused; GLIP's official files hold only tensors"
+        other = foreign_package(wanted[0])
+        guess = f" (it looks like {other})" if other else ""
+        return f"holds pickled code (names {wanted[0]}): refused; GLIP's official files hold only tensors{guess}"
     if "call reduce for unrecognized" in text:
         return "holds pickled code: refused; GLIP's official files hold only tensors"
     if "TorchScript" in text:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from glip_export.checkpoint.foreign import foreign_model
 from glip_export.checkpoint.matching import Shape
 from glip_export.checkpoint.mmdetection import is_mmdetection, to_official
 from glip_export.checkpoint.pickled import Unread, load_torch
@@ -47,6 +48,10 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     state = _find_state(path, _averaged(path, loaded) if ema else loaded)
     while all(key.startswith("module.") for key in state):  # what DistributedDataParallel leaves, once for each in it
         state = {key.removeprefix("module."): value for key, value in state.items()}
+    if (other := foreign_model(state)) is not None:
+        raise CheckpointError(
+            f"{path}: looks like the weights of {other}, not of GLIP; give a GLIP checkpoint (.pth or .safetensors)"
+        )
     weights = {key: _as_weights(path, key, value) for key, value in state.items()}
     return Checkpoint(path, sha256_of(path), to_official(weights) if is_mmdetection(weights) else weights, ema)
 
