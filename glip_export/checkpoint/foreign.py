@@ -25,7 +25,10 @@ _MODELS = (
     ("a detector of torchvision", (r"roi_heads\.box_predictor\.|head\.classification_head\.", r"backbone\.body\.")),
     ("an R-CNN of maskrcnn-benchmark", (r"roi_heads\.box\.", r"rpn\.")),
     ("a detector of mmdetection", (r"(bbox|roi|rpn)_head\.", r"backbone\.")),
-    ("Swin Transformer, a backbone alone", (r"(backbone\.|swin\.|encoder\.)*layers\.\d+\.blocks\.\d+\.att(n|ention)\.",)),
+    (
+        "Swin Transformer, a backbone alone",
+        (r"(backbone\.|swin\.|encoder\.)*layers\.\d+\.blocks\.\d+\.att(n|ention)\.",),
+    ),
     ("BERT, a language model alone", (r"(bert\.)?embeddings\.word_embeddings\.",)),
 )
 # Packages whose files are pickled models, code and all.

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 def onnx(
     weights: Annotated[
-        str, typer.Option(help="An official checkpoint: .pth, .safetensors, or hf://OWNER/REPO/FILE.", metavar="FILE")
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="GLIP's weights, the original's or mmdetection's: .pth, .safetensors, the folder of a sharded one, "
+            "or hf://OWNER/REPO/FILE. Optimizer state beside them is passed over.",
+        ),
     ],
     config: Annotated[
         Path | None,
@@ -39,7 +44,8 @@ def onnx(
     ema: Annotated[
         bool,
         typer.Option(
-            "--ema", help="Take the averaged weights (model_ema) that training saved beside model in the same file."
+            "--ema",
+            help="Take the averaged weights that training with SOLVER.MODEL_EMA saved in the same file, as model_ema.",
         ),
     ] = False,
     overrides: Annotated[
