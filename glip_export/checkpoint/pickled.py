@@ -37,12 +37,21 @@ def load_torch(path: Path) -> Any:
         raise CheckpointError(f"{path}: {_why_not_loaded(path, zipped, error)}") from error
 
 
+_OPENMMLAB = ("mmengine.", "mmcv.", "mmdet.")
+
+
 def _why_not_loaded(path: Path, zipped: bool, error: Exception) -> str:
     text = str(error)
     # A text file that begins with a "c" looks like such a name too, but not like module.name.
     modules = "*" if zipped else "+"
     wanted = re.findall(rf"GLOBAL ((?:[^\W\d]\w*\.){modules}[^\W\d]\w*)(?= |$)", text)
     wanted = wanted or ([] if zipped else _pickled_globals(path))
+    if wanted and wanted[0].startswith(_OPENMMLAB):
+        return (
+            f"holds pickled code of mmdetection (names {wanted[0]}): refused; if you trust it, keep the weights alone, "
+            "where mmdetection is: torch.save({'state_dict': torch.load(FILE, 'cpu', weights_only=False)"
+            "['state_dict']}, OUTPUT)"
+        )
     if wanted:
         other = foreign_package(wanted[0])
         guess = f" (it looks like {other})" if other else ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -181,3 +183,22 @@ def test_a_merging_of_another_size_is_refused_by_its_shape(oracle_tiny: Path, tm
     torch.save({"state_dict": state}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="2 mis-shaped"):
         load_model(tmp_path / "other.pth", oracle_tiny / "config.yaml", bert_config=oracle_tiny / "bert_config.json")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_its_pickled_code_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    """Configurations can stand in `meta`; they are classes of mmengine's, not tensors."""
+    module = ModuleType("mmengine.config.config")
+    kind = type("ConfigDict", (dict,), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "ConfigDict", kind, raising=False)
+    for name in ("mmengine", "mmengine.config", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    path, content = tmp_path / "epoch_12.pth", {"meta": {"cfg": kind(a=1)}, "state_dict": {"a": torch.ones(1)}}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        CheckpointError, match=r"mmengine\.config\.config\.ConfigDict\): refused; .*\['state_dict'\]"
+    ) as told:
+        read_checkpoint(path)
+    assert "\n" not in str(told.value)
