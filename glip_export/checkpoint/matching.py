@@ -105,7 +105,7 @@ def match(state: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]) -> L
         missing={key: tuple(shape) for key, shape in expected.items() if key not in state},
         mis_shaped=mis_shaped,
         not_floating=not_floating,
-        without_place={key: words for key in left if state[key].any() and (words := _needed(key))},
+        without_place={key: words for key in left if (words := _needed(key)) and state[key].any()},
     )
 
 

@@ -141,7 +141,7 @@ def test_keys_that_the_original_does_not_read_change_nothing(tmp_path: Path) -> 
     plain = load_yaml(tmp_path, OFFICIAL_C)
     for override in (
         ("MODEL.GROUP_NORM.EPSILON", "0.01"),
-        ("MODEL.DYHEAD.FUSE_CONFIG.USE_LAYER_SCALE", "False"),
+        ("MODEL.FPN.RETURN_SWINT_FEATURE_BEFORE_FUSION", "True"),
         ("MODEL.LANGUAGE_BACKBONE.PAD_MAX", "False"),
         ("MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS", "True"),
         ("SOLVER.BASE_LR", "1"),
@@ -217,13 +217,11 @@ WRONG_VALUES = {
     "MODEL.BACKBONE.CONV_BODY": "R-50-FPN-RETINANET",
     "MODEL.BACKBONE.OUT_FEATURES": "('stage3', 'stage4', 'stage5')",
     "MODEL.BACKBONE.FPN_LAYER": "(1,)",
-    "MODEL.SWINT.VERSION": "vl",
-    "MODEL.SWINT.LAYER_SCALE": "0.0001",
+    "MODEL.SWINT.VERSION": "v3",
     "MODEL.LANGUAGE_BACKBONE.MODEL_TYPE": "clip",
     "MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE": "clip",
     "MODEL.DYHEAD.CONV_FUNC": "Conv3x3Norm",
     "MODEL.DYHEAD.SCORE_AGG": "mean",
-    "MODEL.DYHEAD.FUSE_CONFIG.TYPE": "MHA-S",
     "MODEL.DYHEAD.GROUPS": "2",
     "MODEL.DYHEAD.COSINE_SCALE": "20.0",
     "MODEL.GROUP_NORM.DIM_PER_GP": "8",
@@ -235,7 +233,6 @@ WRONG_VALUES = {
     "TEST.EVAL_TASK": "grounding",
     "TEST.SUBSET": "10",
     "DATASETS.GENERAL_COPY_TEST": "4",
-    "SOLVER.TUNING_HIGHLEVEL_OVERRIDE": "language_prompt_v2",
 }
 
 
@@ -250,13 +247,28 @@ def test_every_rule_refuses_by_name(rule) -> None:  # type: ignore[no-untyped-de
     assert "\n" not in message and message.isascii()
 
 
-@pytest.mark.parametrize("kind", ["MHA-S", "SCAN", "FILM"])
+@pytest.mark.parametrize("kind", ["SCAN", "FILM"])
 def test_other_fusions_matter_only_with_early_fusion(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"FUSE_CONFIG.TYPE {kind}"):
         load_yaml(tmp_path, OFFICIAL_C, "MODEL.DYHEAD.FUSE_CONFIG.TYPE", kind)
     off = ("MODEL.DYHEAD.FUSE_CONFIG.EARLY_FUSE_ON", "False", "MODEL.DYHEAD.FUSE_CONFIG.JOINT_EMB_SIZE", "128")
     config = load_yaml(tmp_path, OFFICIAL_C, "MODEL.DYHEAD.FUSE_CONFIG.TYPE", kind, *off)
     assert config.head.early_fusion is False
+
+
+@pytest.mark.parametrize("kind", ["MHA-B", "MHA-S", "", "NONE", "mha-b"])
+def test_any_other_word_names_a_fusion(tmp_path: Path, kind: str) -> None:
+    config = load_yaml(tmp_path, OFFICIAL_C, "MODEL.DYHEAD.FUSE_CONFIG.TYPE", kind or "''")
+    assert config.head.fusion == kind
+
+
+def test_prompt_tuning_is_told_in_two_ways(tmp_path: Path) -> None:
+    plain = load_yaml(tmp_path, OFFICIAL_C)
+    tuned = load_yaml(tmp_path, OFFICIAL_C, "MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER", "True")
+    assert (plain.head.prompt_table, tuned.head.prompt_table) == (False, True)
+    for version in range(1, 5):
+        given = load_yaml(tmp_path, OFFICIAL_C, "SOLVER.TUNING_HIGHLEVEL_OVERRIDE", f"language_prompt_v{version}")
+        assert given == (tuned if version in (2, 4) else plain)
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.key)
@@ -286,13 +298,8 @@ def test_every_number_is_bounded(number) -> None:  # type: ignore[no-untyped-def
         (("MODEL.LANGUAGE_BACKBONE.N_LAYERS", "3"), "num_hidden_layers"),
         (("MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN", "513"), "max_position_embeddings"),
         (
-            (
-                "MODEL.LANGUAGE_BACKBONE.N_LAYERS",
-                "2",
-                "MODEL.DYHEAD.FUSE_CONFIG.USE_FUSED_FEATURES_DOT_PRODUCT",
-                "False",
-            ),
-            "both on or both off",
+            ("MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER", "True", "MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN", "1001"),
+            "1000 rows",
         ),
         (("DATALOADER.SIZE_DIVISIBILITY", "0"), "multiple of 32"),
         (("DATALOADER.SIZE_DIVISIBILITY", "48"), "multiple of 32"),

@@ -38,6 +38,17 @@ OTHER_VALUES: dict[str, tuple[str, ...]] = {
     "MODEL.DYHEAD.CHANNELS": ("32", "MODEL.BACKBONE.OUT_CHANNELS", "32", FUSE + "JOINT_EMB_SIZE", "32"),
     "MODEL.DYHEAD.NUM_CONVS": ("3",),
     "MODEL.GROUP_NORM.NUM_GROUPS": ("8",),
+    "MODEL.LANGUAGE_BACKBONE.MASK_SPECIAL": ("True",),
+    "MODEL.SWINT.VERSION": ("v2_vl",),
+    "MODEL.SWINT.APE": ("True",),
+    "MODEL.SWINT.LAYER_SCALE": ("1",),
+    "MODEL.SWINT.OUT_NORM": ("False",),
+    FUSE + "TYPE": ("MHA-S",),
+    FUSE + "USE_LAYER_SCALE": ("False",),
+    FUSE + "SEPARATE_BIDIRECTIONAL": ("True",),
+    FUSE + "DO_LANG_PROJ_OUTSIDE_CHECKPOINT": ("True",),
+    FUSE + "ADD_LINEAR_LAYER": ("True",),
+    "SOLVER.TUNING_HIGHLEVEL_OVERRIDE": ("language_prompt_v4",),
     FUSE + "STABLE_SOFTMAX_2D": ("True",),
     "MODEL.DYHEAD.SCORE_AGG": ("MAX",),
     "MODEL.ATSS.INFERENCE_TH": ("0.1",),
@@ -61,7 +72,7 @@ BY_TYPE: dict[str, tuple[Any, ...]] = {
     "str": ("other",),
     "list": ((9, 9, 9, 9), ()),
     "dict": ({"a": 1},),
-    "any": ("language_prompt_v2", None),
+    "any": ("other", None),
 }
 
 
