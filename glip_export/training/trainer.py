@@ -80,7 +80,8 @@ class Trainer:
         model = self.model
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             text = model.text_encoder(batch.input_ids, batch.attention_mask)
-            levels = model.fusion_head.predict(model.vision_backbone(batch.images), text, batch.attention_mask)
+            features, text = model.encode_images(batch.images, text, batch.attention_mask)
+            levels = model.fusion_head.predict(features, text, batch.attention_mask)
         levels = [LevelPredictions(*(values.float() for values in level)) for level in levels]
         return detection_losses(
             levels, batch.objects, batch.attention_mask, self.config.detection, self.settings, self.soft_tokens
