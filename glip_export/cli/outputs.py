@@ -67,9 +67,21 @@ def bundle_files(folder: Path) -> list[Path]:
     manifest = folder / MANIFEST
     try:
         content = json.loads(manifest.read_bytes())
-        return [manifest, *(folder / name for name in content["files"]), Path(content["weights"]["path"])]
+        weights = Path(content["weights"]["path"])
+        return [manifest, *(folder / name for name in content["files"]), weights, *_shards(weights)]
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return [manifest]
+
+
+def _shards(weights: Path) -> list[Path]:
+    if not weights.name.endswith(".safetensors.index.json"):
+        return []  # without loading torch
+    from glip_export.checkpoint import weights_files
+
+    try:
+        return weights_files(weights)
+    except GlipExportError:
+        return []
 
 
 def _identity(path: Path) -> Identity | None:

@@ -81,6 +81,17 @@ def test_overwrites_input_by_the_folder_of_eval(glip_export, folder: Path) -> No
     assert contents(folder) == before
 
 
+def test_overwrites_input_that_is_a_shard_of_the_weights(glip_export, folder: Path) -> None:
+    (folder / "shard.safetensors").write_bytes(b"weights")
+    (folder / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "shard.safetensors"}}))
+    manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
+    manifest["weights"]["path"] = str(folder / "m.safetensors.index.json")
+    (folder / "bundle" / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(folder)
+    refused(glip_export("info", "bundle", "--json", "shard.safetensors"), "--json")
+    assert contents(folder) == before
+
+
 def test_overwrites_input_of_an_export(glip_export, folder: Path, oracle_tiny: Path) -> None:
     """A bundle is replaced whole by the next one: not where the checkpoint lies in it."""
     shutil.copy(oracle_tiny / "weights.pth", folder / "bundle")
