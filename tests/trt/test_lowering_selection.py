@@ -85,7 +85,7 @@ class Forms:
         self.module = Selection(detection).eval()
         model = SimpleNamespace(
             config=self.config,
-            selection=self.module,
+            graph_module={SELECTION.name: self.module}.__getitem__,
             fusion_head=SimpleNamespace(fold=lambda *_: None),
             weights_sha256="",
         )
