@@ -14,7 +14,7 @@ from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
 from glip_export.cli.outputs import bundle_files, check_outputs
 
 if TYPE_CHECKING:
-    from glip_export.config import TaskConfig
+    from glip_export.config import GlipConfig, TaskConfig
 
 
 def info(
@@ -45,6 +45,7 @@ def run(path: Path, json: Path | None) -> None:
     for key, value in (
         ("bundle", f"{bundle.path} (all SHA-256 right)"),
         ("model", config.name),
+        *([("structure", unlike)] if (unlike := _structure(config)) else []),
         ("made", f"{bundle.created}, {', '.join(f'{name} {number}' for name, number in bundle.versions.items())}"),
         ("weights", f"{bundle.weights.path}{', the averaged ones' if bundle.weights.ema else ''}"),
         ("SHA-256", bundle.weights.sha256),
@@ -82,6 +83,26 @@ def run(path: Path, json: Path | None) -> None:
         console.print(table)
     if json is not None:
         console.print(f"Wrote {json}", soft_wrap=True)
+
+
+def _structure(config: GlipConfig) -> str:
+    """How the model is built otherwise than the published ones."""
+    swin, head, text = config.swin, config.head, config.text
+    fuses = {"MHA-B": "", "MHA-S": "MHA-S" if head.layer_scale else "MHA-S without layer scale"}
+    parts = [
+        f"Swin {swin.version}" if swin.version != "v1" else "",
+        "Swin with layer scale" if swin.is_v2 and swin.layer_scale else "",
+        "Swin without output norms" if swin.is_v2 and not swin.output_norms else "",
+        "Swin with position embedding" if swin.position_embedding else "",
+        f"mean of BERT's last {text.n_layers} layers" if text.n_layers > 1 else "",
+        "[CLS] and [SEP] masked" if text.mask_special else "",
+        fuses.get(head.fusion, f"{head.fusion!r}, which fuses nothing") if head.early_fusion else "",
+        "each level fused apart" if head.early_fusion and head.fusion == "MHA-B" and head.separates_levels else "",
+        "logits from BERT's text" if head.early_fusion and not head.fused_dot_product else "",
+        "logits from Swin's text" if swin.fuses_text and not head.early_fusion and head.fused_dot_product else "",
+        "prompt-tuned" if head.prompt_table else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _asked(task: TaskConfig) -> str:

@@ -24,8 +24,8 @@ class Swin(nn.Module):
         super().__init__()
         dims = [config.embed_dim * 2**stage for stage in range(4)]
         self.patch_embed = OverlappingPatchEmbed(config.embed_dim) if config.is_v2 else PatchEmbed(config.embed_dim)
-        last = TextStage(config, text) if config.fuses_text else Stage(config, 3)
-        self.layers = nn.ModuleList([*(Stage(config, stage) for stage in range(3)), last])
+        self.layers = nn.ModuleList(Stage(config, stage) for stage in range(3))
+        self.layers.append(TextStage(config, text) if config.fuses_text else Stage(config, 3))
         if config.position_embedding:
             side = PRETRAINED_SIZE // self.patch_embed.proj.kernel_size[0]
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, config.embed_dim, side, side))
