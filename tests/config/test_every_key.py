@@ -149,6 +149,12 @@ def test_the_documentation_has_the_same_tables() -> None:
     assert (docs / "configuration.md").read_text(encoding="utf-8").endswith(written["BEGIN"] + written["tables"]())
 
 
+def test_docs_models_names_every_refused_key() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    refusals = text.partition("## Not taken")[2].partition("\n## ")[0]
+    assert not [key for key in refused() if f"`{key}`" not in refusals]
+
+
 def _typed(value: Any) -> str:
     """As a person types it."""
     return value if isinstance(value, str) else repr(value)
