@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from glip_export.cli.console import megabytes
-from glip_export.graphs.contracts import FUSION_HEAD, TEXT_ENCODER, TEXT_FUSING_BACKBONE
+from glip_export.graphs.contracts import FUSION_HEAD, STRIDE, TEXT_ENCODER, TEXT_FUSING_BACKBONE
 from glip_export.trt.engine_set import EngineSet
 from glip_export.trt.gpus import engine_targets, targets_words
 from glip_export.trt.recipe import AXES
 
-# The axes that a recipe has, and P3's, which are an eighth of the picture's.
+# The axes that a recipe has, and P3's, which are an eighth of the picture's; of Swin v2 at most one more.
 _CHOSEN: dict[str | int, tuple[str, int]] = {
     **{axis: (axis, 1) for axis in AXES},
     "H3": ("H", 8),
@@ -83,5 +83,7 @@ def profile_words(profile: Mapping[str, Mapping[str, list[int]]]) -> str:
             if axis in _CHOSEN:
                 letter, unit = _CHOSEN[axis]
                 sizes = [unit * ranges[point][place] for point in ("min", "opt", "max")]
+                if unit > 1:
+                    sizes = [size // STRIDE * STRIDE for size in sizes]
                 words[letter] = "/".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
     return ", ".join(f"{axis} {sizes}" for axis, sizes in words.items())

@@ -82,11 +82,14 @@ def _unit_vectors(graph: onnx_ir.Graph) -> Nodes:
 
 
 def _masks(graph: onnx_ir.Graph) -> Nodes:
-    """What is made of integers (attention masks, window regions), and the sums and products it enters."""
+    """What is made of integers (attention masks, window regions), and the sums and products it enters.
+
+    A mask to which a learned bias was added (Swin's text) is still one.
+    """
     masks: Nodes = set()
     for node in graph:
         from_integers = node.op_type == "Cast" and _gives_float(node) and not is_float(node.inputs[0])
-        floats = _computed(node)
+        floats = [value for value in _computed(node) if not _is_weight(value)]
         if from_integers or (floats and all(value.producer() in masks for value in floats)):
             masks.add(node)
     readers = {reader for node in masks for reader in _readers(node)}
@@ -97,6 +100,11 @@ def _small_constants(graph: onnx_ir.Graph) -> Nodes:
     """Nodes whose scalar operand, an epsilon, float16 would round to zero, and what divides by their result."""
     found = {node for node in graph if any(_is_too_small(value) for value in node.inputs)}
     return found | _grown(found, _readers, lambda node: is_moving(node) or node.op_type == "Div")
+
+
+def _position_embeddings(graph: onnx_ir.Graph) -> Nodes:
+    """A table that is stretched to the picture's size, and is added to a residual stream."""
+    return {node for node in graph if node.op_type == "Resize" and _is_weight(node.inputs[0])}
 
 
 def _predictions(graph: onnx_ir.Graph) -> Nodes:
@@ -119,6 +127,7 @@ ISLANDS: dict[str, Callable[[onnx_ir.Graph], Nodes]] = {
     "unit vectors": _unit_vectors,
     "masks": _masks,
     "small constants": _small_constants,
+    "position embeddings": _position_embeddings,
     "predictions": _predictions,
 }
 
@@ -179,6 +188,14 @@ def _is_output(node: onnx_ir.Node) -> bool:
 def _computed(node: onnx_ir.Node) -> list[onnx_ir.Value]:
     """Its float inputs that are no weights."""
     return [value for value in node.inputs if is_float(value) and not value.is_initializer()]
+
+
+def _is_weight(value: onnx_ir.Value | None) -> bool:
+    """A weight, whole or cut, in any order and shape."""
+    if value is None or value.is_initializer():
+        return value is not None
+    node = value.producer()
+    return node is not None and is_moving(node) and all(map(_is_weight, filter(is_float, node.inputs)))
 
 
 def _is_line(node: onnx_ir.Node) -> bool:

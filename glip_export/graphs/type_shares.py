@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import onnx_ir
 from onnxscript import optimizer
 
+from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import pyramid_axes
 from glip_export.graphs.multiply_adds import COUNTED, UNCOUNTED, node_macs
@@ -46,6 +47,12 @@ def type_shares(model: onnx_ir.Model, axes: Mapping[str, int] | None = None) -> 
         if macs := _macs(node):
             products[_type_name(node.inputs[0])] += macs
     return TypeShares(dict(weights), dict(products))
+
+
+def counted_axes(config: GlipConfig) -> dict[str, int]:
+    """DEFAULT_AXES as far as this model can have them: its own maps, and no more tokens than its captions hold."""
+    maps = pyramid_axes(DEFAULT_AXES["H"], DEFAULT_AXES["W"], config.swin.is_v2)
+    return {**DEFAULT_AXES, **maps, "T": min(DEFAULT_AXES["T"], config.text.max_query_len)}
 
 
 def _with_sizes(model: onnx_ir.Model, axes: Mapping[str, int]) -> onnx_ir.Model:

@@ -63,14 +63,14 @@ def _write_lowered(job: Job, path: Path, say: Say) -> dict[str, Any]:
     from glip_export.config import config_from_dict
     from glip_export.graphs.contracts import graphs_of
     from glip_export.graphs.precision import convert
-    from glip_export.graphs.type_shares import type_shares
+    from glip_export.graphs.type_shares import counted_axes, type_shares
     from glip_export.trt.lowering import lower
 
     config = config_from_dict(job.config)
     spec = graphs_of(config)[job.graph]
     say(f"converting to {job.precision}")
     model = convert(onnx_ir.load(job.onnx), spec, job.precision)
-    shares = type_shares(model)
+    shares = type_shares(model, counted_axes(config))
     say("lowering")
     model = lower(model, spec, config, deform_conv=job.deform_conv, nms=job.nms)
     onnx_ir.save(model, path, external_data=f"{path.name}.data")

@@ -231,3 +231,25 @@ def test_without_its_island_a_mask_shifts_the_score_that_it_leaves_alone(precisi
     np.testing.assert_allclose(found, [[0, 0.5, 0.5, 0]])
     wide = {node.op_type for node in masked(None).graph if node.outputs[0].dtype == FLOAT}
     assert {"Mul", "Add", "Softmax"} <= wide
+
+
+def test_a_mask_with_a_learned_bias_is_still_a_mask(precision: str) -> None:
+    """As of the text that Swin fuses: of infinities, where all is masked, no softmax is a number."""
+    small = Small()
+    bias = small.op("Slice", small.constant([[1, 2, 3, 4, 5]]), *(small.constant([n], np.int64) for n in (0, 4, 1)))
+    padding = small.op("Cast", small.constant([[1, 1, 1, 1]], np.int64), to=FLOAT)
+    mask = small.op("Add", bias, small.op("Mul", padding, small.constant(np.finfo(np.float32).min)))
+    scores = small.op("Add", small.op("MatMul", small.x, small.constant(np.eye(4))), mask)
+    model = small.model(small.op("MatMul", small.op("Softmax", scores, axis=-1), small.constant(np.eye(4))))
+    np.testing.assert_allclose(run(convert(model, SMALL, precision), [[1, 2, 3, 4]]), [[0.25] * 4])
+
+
+def test_a_stretched_position_embedding_is_not_rounded() -> None:
+    small = Small()
+    table = small.constant([[[[1 / 3, 1 / 7]]]])
+    stretched = small.op("Resize", table, None, None, small.constant([1, 1, 1, 4], np.int64), mode="cubic")
+    inner = small.op("MatMul", small.x, small.constant(np.eye(4)))
+    flat = small.op("Reshape", stretched, small.constant([1, 4], np.int64))
+    model = small.model(small.op("Add", inner, flat))
+    (resize,) = (node for node in convert(model, SMALL, "fp16").graph if node.op_type == "Resize")
+    assert resize.inputs[0].dtype == resize.outputs[0].dtype == FLOAT

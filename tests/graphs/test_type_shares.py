@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir
 import pytest
+from compact_oracle import OracleCase
 
 from glip_export.bench.graph_cost import bundle_gmac
 from glip_export.bundle import Bundle
@@ -13,7 +15,7 @@ from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import GRAPHS, graphs_of, pyramid_axes
 from glip_export.graphs.precision import convert
-from glip_export.graphs.type_shares import DEFAULT_AXES, type_shares
+from glip_export.graphs.type_shares import DEFAULT_AXES, counted_axes, type_shares
 
 SPECS = graphs_of(GlipConfig())  # of the published models
 
@@ -31,6 +33,19 @@ def test_shapes_alone_give_what_a_run_gives(tiny_bundle: Path, name: str) -> Non
     assert list(shares.weight_bytes) == list(shares.multiply_adds) == ["float32"]
     ran = bundle_gmac(Bundle.open(tiny_bundle, verify=False), name, (64, 96), SMALL["T"], SMALL["K"])
     assert shares.multiply_adds["float32"] == round(ran * 1e9)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_backbone_that_fuses_text(oracle_bundle: Callable[[OracleCase], Path], name: str) -> None:
+    """Its maps are no quarter of the picture, and its captions shorter than what is counted else."""
+    bundle = Bundle.open(oracle_bundle(OracleCase("swint_v2_vl")), verify=False)
+    axes = counted_axes(bundle.config)
+    assert (axes["H3"], axes["T"]) == (101, 48)
+    small = {**pyramid_axes(64, 96, overlapping=True), "T": 5, "K": 3}
+    ran = bundle_gmac(bundle, name, (64, 96), small["T"], small["K"])
+    model = load(bundle.path, name)
+    assert type_shares(model, small).multiply_adds["float32"] == round(ran * 1e9)
+    assert type_shares(model, axes).multiply_adds["float32"] > ran * 1e9
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compact_oracle import OracleCase
 from gpu.stand_in_build import build_stand_in, stand_in
+from oracle_detections import check_detections
 from plugins.host_kernels import HostKernels
 from runtime.cuda.fake_driver import FakeDriver
 from runtime.torch_cuda.host_device import use_host_kernels
 
+from glip_export import Detector
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.parity.cases import built_in_cases
@@ -58,6 +62,19 @@ def test_half_precision_is_another_engine(tiny_copy: Path, driver: FakeDriver) -
     )
     difference = np.abs(full - half).max() / np.abs(full).max()
     assert 1e-6 < difference < 1e-2
+
+
+def test_a_backbone_that_fuses_text(
+    oracle_bundle: Callable[[OracleCase], Path], tmp_path: Path, driver: FakeDriver
+) -> None:
+    """Its engine takes text beside the pictures, and maps that are no quarter of them."""
+    case = OracleCase("swint_v2_vl")
+    folder = Path(shutil.copytree(oracle_bundle(case), tmp_path / "bundle"))
+    build_stand_in(folder, "fp32")
+    bundle = Bundle.open(folder)
+    session = TensorRtSession(bundle, driver=driver)
+    check_detections(case, Detector(session, bundle.config).detect(case.pictures(), case.prompt["names"]))
+    session.close()
 
 
 def test_shapes_beyond_the_profiles_are_refused(tiny_copy: Path, driver: FakeDriver) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from compact_oracle import OracleCase, cases
+from oracle_detections import SCORE, check_detections
 from plugins.host_kernels import HostKernels
 from runtime.torch_cuda.host_device import open_on_host
 
 from glip_export import Detector
 from glip_export.bundle import Bundle
 from glip_export.image import preprocess
-from glip_export.parity.assignment import assign
 from glip_export.parity.run import Inputs, TextInputs
 from glip_export.parity.trace import trace
 from glip_export.prompt import Prompt
@@ -27,7 +27,6 @@ from glip_export.runtime.torch_session import load_reference
 
 STRUCTURES = [name for name in cases() if name not in ("glip_t", "tiny", "tiny_unfused")]
 RELATIVE = 2e-4  # max|diff|/rms
-BOX, SCORE = 0.02, 1e-4  # pixels
 
 
 @pytest.fixture(scope="module", params=STRUCTURES)
@@ -107,16 +106,3 @@ def worst_tensor(case: OracleCase, bundle: Bundle, inputs: Inputs, session: Sess
     if inputs.fuses_text:
         compared["swin_lang"] = outputs[5]
     return max(case.compare(name, np.asarray(array)) for name, array in compared.items())
-
-
-def check_detections(case: OracleCase, found: Sequence[Detections]) -> None:
-    """Same labels, boxes and scores as the original's, in any order."""
-    for index, ours in enumerate(found):
-        theirs = {part: case.stored[f"result{index}_{part}"] for part in ("orig_boxes", "scores", "labels")}
-        assert len(ours) == len(theirs["scores"])
-        far = np.abs(ours.boxes[:, None] - theirs["orig_boxes"]).max(2)
-        far = far + 1e3 * np.abs(ours.scores[:, None] - theirs["scores"])
-        rows, columns = assign(far.astype(np.float64), ours.labels[:, None] + 1 == theirs["labels"])
-        assert len(rows) == len(ours)
-        np.testing.assert_allclose(ours.boxes[rows], theirs["orig_boxes"][columns], atol=BOX)
-        np.testing.assert_allclose(ours.scores[rows], theirs["scores"][columns], atol=SCORE)
