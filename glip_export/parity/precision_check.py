@@ -104,7 +104,7 @@ def count_nonfinite(outputs: Outputs) -> int:
     """NaN and infinite values among the features, the text features and the detections."""
     arrays = [*outputs.features]
     for chunk in outputs.chunks:
-        arrays += [chunk.text_features, chunk.boxes, chunk.scores]
+        arrays += [chunk.text_features, *chunk.backbone, chunk.boxes, chunk.scores]
     return sum(int((~np.isfinite(array)).sum()) for array in arrays)
 
 

@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from glip_export import Bundle
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
-from glip_export.graphs.contracts import GRAPHS, graphs_of
+from glip_export.graphs.contracts import GRAPHS, graphs_of, pyramid_axes
 from glip_export.serving.triton.model_config import detector_config, engine_graph_config, onnx_graph_config, runs_on_gpu
 from glip_export.serving.triton.pbtxt import Word, to_pbtxt
 from glip_export.serving.triton.settings import TritonSettings
@@ -98,7 +98,7 @@ def test_instances_are_on_the_gpu_where_the_backend_is(backend: str, on_gpu: boo
 
 def test_graph_configs_follow_the_contract(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle, verify=False)
-    fixed = {"C": 64, "L": 64, "D": 100}
+    fixed = {"C": 64, "L": 64, "F": 64, "D": 100}
     types = {"float32": triton.TYPE_FP32, "int64": triton.TYPE_INT64}
     for graph, spec in SPECS.items():
         config = parse(onnx_graph_config("name", graph, bundle))
@@ -124,6 +124,21 @@ def test_a_static_bundle_fixes_the_pictures_size(tiny_bundle: Path) -> None:
     assert list(backbone.input[0].dims) == [-1, 3, 64, 96]
     assert [list(level.dims) for level in backbone.output][::2] == [[-1, 64, 8, 12], [-1, 64, 2, 3], [-1, 64, 1, 1]]
     assert list(backbone.model_warmup[0].inputs["images"].dims) == [1, 3, 64, 96]
+
+
+def test_a_backbone_that_fuses_text_is_given_it(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle, verify=False)
+    fusing = replace(bundle, config=replace(bundle.config, swin=replace(bundle.config.swin, version="v2_vl")))
+    backbone = parse(onnx_graph_config("name", "vision_backbone", fusing))
+    assert {name: dims for name, (_, dims) in dims(backbone.input).items()} == {
+        "images": [-1, 3, -1, -1],
+        "text_features": [-1, -1, 64],
+        "attention_mask": [-1, -1],
+    }
+    assert dims(backbone.output)["fused_text_features"] == (triton.TYPE_FP32, [-1, -1, 64])
+    warm_up = parse(onnx_graph_config("name", "fusion_head", fusing)).model_warmup[0].inputs
+    height = backbone.model_warmup[0].inputs["images"].dims[2]
+    assert warm_up["p3"].dims[2] == pyramid_axes(height, height, overlapping=True)["H3"]
 
 
 @pytest.mark.parametrize("nms", ["plugin", "host"])
