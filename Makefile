@@ -18,7 +18,7 @@ PYTHONS ?=
 LOWEST_EXTRAS ?= bench,eval,hub,serve,triton
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-avx2 test-sanitized triton-server tensorrt-names test-lowest test-pythons test-gpu bench-gpu lint clean
+.PHONY: help setup demo serve test test-structures test-avx2 test-sanitized triton-server tensorrt-names test-lowest test-pythons test-gpu bench-gpu lint clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ engines/demo/manifest.json: demo/glip_demo.safetensors demo/glip_demo.yaml demo/
 test: $(READY) triton-server tensorrt-names ## Run the tests that need no GPU (ARGS="-k bundle" passes options to pytest)
 	@GLIP_REHEARSE_GPU=1 OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
 		-m "not gpu" --ignore tests/sanitized $(ARGS)
+
+test-structures: $(READY) ## Run every small model of the original's in every backend; `make test` takes one of each kind
+	@GLIP_EVERY_STRUCTURE=1 OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
+		tests/runtime/structures $(ARGS)
 
 test-sanitized: $(READY) ## Run the kernels' edge cases with g++'s sanitizers, and on AArch64 under emulation
 	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/sanitized $(ARGS)

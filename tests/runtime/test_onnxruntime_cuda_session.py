@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from compact_oracle import OracleCase
 from runtime.cuda.fake_driver import FakeDriver
 from runtime.deferred_onnxruntime import DeferredOnnxRuntime, in_its_place
 
@@ -84,6 +86,19 @@ def test_detections_equal_those_of_the_host(
     assert (session.name, session.provider, session.precision) == ("onnxruntime:cuda", "cuda", "fp32")
     assert driver.pending() == 0  # who has the detections need not wait
     assert found[0].labels.dtype == np.int64
+
+
+def test_a_backbone_that_fuses_text(
+    oracle_bundle: Callable[[OracleCase], Path], runtime: DeferredOnnxRuntime, driver: FakeDriver
+) -> None:
+    case = OracleCase("swint_vl_nofuse")
+    bundle = Bundle.open(oracle_bundle(case), verify=False)
+    host = open_session(bundle, "onnxruntime:cpu", threads=1)
+    ours, theirs = (Detector(one, bundle.config) for one in (opened(bundle, runtime), host))
+    runs = ((case.pictures(), case.prompt["names"]), (case.pictures()[:1], "cat"), (case.pictures(), "dog"))
+    for pictures, prompt in runs:
+        assert_same(ours.detect(pictures, prompt), theirs.detect(pictures, prompt))
+    assert driver.pending() == 0
 
 
 def test_the_ladder_of_checks(session: OnnxRuntimeCudaSession, reference: Any, bundle: Bundle) -> None:

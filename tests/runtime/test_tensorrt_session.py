@@ -6,11 +6,13 @@ import dataclasses
 import gc
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from compact_oracle import OracleCase
 from runtime.cuda.fake_driver import FakeDriver
 from runtime.cuda.fake_tensorrt import FakeTensorRt, engine_words
 
@@ -137,6 +139,22 @@ def test_detections_equal_onnxruntimes(
         assert one.scores.dtype == np.float32 and one.labels.dtype == np.int64
     assert session.name == "tensorrt:fp32" and session.precision == "fp32"
     assert driver.pending() == 0  # who has the detections need not wait
+
+
+def test_a_backbone_that_fuses_text(
+    oracle_bundle: Callable[[OracleCase], Path], tmp_path: Path, driver: FakeDriver, trt: FakeTensorRt
+) -> None:
+    case = OracleCase("swint_vl_nofuse")
+    plain = Bundle.open(oracle_bundle(case), verify=False)
+    built = add_engines(plain, tmp_path, "fp32")
+    sessions = TensorRtSession(built, driver=driver), open_session(plain, "onnxruntime", threads=1)
+    ours, theirs = (Detector(one, built.config) for one in sessions)
+    runs = ((case.pictures(), case.prompt["names"]), (case.pictures()[:1], "cat"), (case.pictures(), "dog"))
+    for pictures, prompt in runs:
+        for one, other in zip(ours.detect(pictures, prompt), theirs.detect(pictures, prompt), strict=True):
+            np.testing.assert_array_equal(one.boxes, other.boxes)
+            np.testing.assert_array_equal(one.scores, other.scores)
+    assert driver.pending() == 0
 
 
 def test_the_ladder_of_checks(session: TensorRtSession, reference: Any, built: Bundle, cases: list[Case]) -> None:
