@@ -315,6 +315,9 @@ def _resize(node: onnx_ir.Node, x: torch.Tensor, roi: Any = None, scales: Any = 
         return F.interpolate, x, size, None, "nearest"
     if (mode, way) == ("linear", "align_corners"):
         return F.interpolate, x, size, None, "bilinear", True
+    if (mode, way, _attribute(node, "cubic_coeff_a", -0.75)) == ("cubic", "half_pixel", -0.75):
+        _insist(node, exclude_outside=0)
+        return F.interpolate, x, size, None, "bicubic", False
     raise NotImplementedError(f"Resize {mode} {way}")
 
 

@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         [X, None, floats(1, 1, 2, 1.5)],
         {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
     ),
+    "Resize cubic": ("Resize", [X, None, None, ints(2, 3, 9, 11)], {"mode": "cubic"}),
 }  # fmt: skip
 STATIC = {name: operator.static for name, operator in OPERATORS.items()}
 
