@@ -119,11 +119,11 @@ class ModuleGraph:
             )
 
     def bi_attentions(self) -> Iterator[BiAttentionModule]:
-        """The bi-attentions, but not those that subtract the maximum of the whole batch (STABLE_SOFTMAX_2D)."""
-        for name in self._ending(".b_attn.attn"):
-            if self._of_type(name, "ReduceMax"):
-                continue
-            over_positions, over_tokens = self._of_type(name, "Softmax")
+        """The bi-attentions, but not those that subtract the maximum of the whole batch (STABLE_SOFTMAX_2D).
+
+        A module that attends level by level (SEPARATE_BIDIRECTIONAL) gives five of the same name.
+        """
+        for name, over_positions, over_tokens in self._pairs_of_softmax(".b_attn.attn"):
             scores, low, high = _unclamped(_producer(over_positions.inputs[0]))
             product, bias = _producer(scores.inputs[0]), scores.inputs[1]
             pooling = _reader(over_positions)
@@ -140,6 +140,13 @@ class ModuleGraph:
                 to_text=_name(pooling.outputs[0]),
                 to_image=_name(reading.outputs[0]),
             )
+
+    def _pairs_of_softmax(self, suffix: str) -> Iterator[tuple[str, onnx_ir.Node, onnx_ir.Node]]:
+        for name in self._ending(suffix):
+            if not self._of_type(name, "ReduceMax"):
+                nodes = self._of_type(name, "Softmax")  # each call's two, in the order they run
+                for over_positions, over_tokens in zip(nodes[::2], nodes[1::2], strict=True):
+                    yield name, over_positions, over_tokens
 
     def _ending(self, suffix: str) -> list[str]:
         return [name for name in self._nodes if name.endswith(suffix)]

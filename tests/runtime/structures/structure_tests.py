@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import onnx_ir
 import pytest
 from compact_oracle import OracleCase
 from oracle_detections import SCORE, check_detections
@@ -16,6 +17,8 @@ from runtime.torch_cuda.host_device import open_on_host
 
 from glip_export import Detector
 from glip_export.bundle import Bundle
+from glip_export.graphs.modules import ModuleGraph
+from glip_export.model.vl_fuse import LEVELS
 from glip_export.parity.run import Inputs
 from glip_export.parity.trace import trace
 from glip_export.prompt import Prompt
@@ -61,6 +64,15 @@ class StructureTests:
     def test_tensors_are_the_originals(self, case: OracleCase, bundle: Bundle, inputs: Inputs, backend: str) -> None:
         session = open_session(bundle, backend, threads=1)
         assert worst_tensor(case, bundle, inputs, session) < RELATIVE
+
+    def test_kernels_find_their_modules(self, bundle: Bundle) -> None:
+        """What OpenVINO runs in kernels of ours; MHA-S, with one softmax, has no bi-attention."""
+        head, swin = bundle.config.head, ModuleGraph(onnx_ir.load(bundle.graph_path("vision_backbone")))
+        found = ModuleGraph(onnx_ir.load(bundle.graph_path("fusion_head")))
+        calls = (LEVELS if head.separates_levels else 1) if head.early_fusion and head.fusion == "MHA-B" else 0
+        assert len(list(found.bi_attentions())) == calls * head.num_convs
+        assert len(list(found.dyconvs())) == head.num_convs
+        assert len(list(swin.mlps())) == sum(bundle.config.swin.depths)
 
     def test_every_module_inside_the_graphs_is_the_models(self, bundle: Bundle, inputs: Inputs) -> None:
         steps = trace(load_reference(bundle), bundle, inputs)
