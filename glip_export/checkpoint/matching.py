@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,12 @@ IGNORED = (
 )
 PROMPT_TABLE = "rpn.tunable_linear.weight"  # of prompt tuning, zero where nothing was tuned
 
-# Keys that a model without a place for them would be wrong without, and the configuration that gives them one.
-_FUSE, _TOWER = "MODEL.DYHEAD.FUSE_CONFIG", r"rpn\.head\.dyhead_tower\.\d+"
-_BLOCKS, _SEPARATE = r"backbone\.body\.layers\.\d+\.blocks\.\d+", f"{_FUSE}.SEPARATE_BIDIRECTIONAL True"
-NEEDED = (
-    (r"rpn\.tunable_linear\.weight", f"{_FUSE}.ADD_LINEAR_LAYER True"),
-    (rf"{_TOWER}\.t2i_attn\.gamma", f"{_FUSE}.USE_LAYER_SCALE True"),
-    (rf"{_TOWER}\.t2i_attn\..*", f"{_FUSE}.TYPE MHA-S"),
-    (rf"{_TOWER}\.b_attn\.shrink_lang\..*", _SEPARATE),
-    (
-        rf"{_TOWER}\.shrink_lang\..*",
-        f"{_SEPARATE} {_FUSE}.DO_LANG_PROJ_OUTSIDE_CHECKPOINT True",
-    ),
-    (rf"{_BLOCKS}\.(norm1_text|attn\.qkv_text)\..*", "MODEL.SWINT.VERSION vl"),
-    (rf"{_BLOCKS}\.gamma", "MODEL.SWINT.VERSION v2 MODEL.SWINT.LAYER_SCALE 1"),
-    (r"backbone\.body\.absolute_pos_embed", "MODEL.SWINT.APE True"),
+# Keys that a model without a place for them would be wrong without: its configuration is another structure's.
+STRUCTURAL = (
+    r"rpn\.tunable_linear\.weight",
+    r"rpn\.head\.dyhead_tower\.\d+\.(b_attn|t2i_attn|shrink_lang|attention|intermediate|output)\..*",
+    r"backbone\.body\.(norm[1-3]\..*|absolute_pos_embed)",
+    r"backbone\.body\.layers\.\d+\.blocks\.\d+\.(gamma.*|.*_text\..*|attn\.[it]2t_relative_position_bias)",
 )
 
 
@@ -53,20 +44,27 @@ class LoadReport:
     missing: dict[str, Shape]  # key -> expected shape
     mis_shaped: dict[str, tuple[Shape, Shape]]  # key -> expected, got
     not_floating: dict[str, str]  # key -> its dtype
-    without_place: dict[str, str] = field(default_factory=dict)  # key -> the configuration that it needs
+    without_place: tuple[str, ...] = ()  # STRUCTURAL keys that the model has not
 
-    def raise_if_incomplete(self, path: str | Path) -> None:
-        """Raises CheckpointError, listing the first ten keys that are missing, mis-shaped or not floating."""
-        for key, words in self.without_place.items():
-            raise CheckpointError(f"{path}: holds {key}, for which the configuration has no place: add {words}")
+    def raise_if_incomplete(self, path: str | Path, hint: str = "") -> None:
+        """Raises CheckpointError for keys without a place, or for the first ten missing, mis-shaped or not floating.
+
+        hint: what to add to the configuration, KEY VALUE pairs.
+        """
+        if self.without_place:
+            raise CheckpointError(
+                f"{path}: holds {self.without_place[0]}, for which the configuration has no place: "
+                f"{f'add {hint}' if hint else 'is it another model? Give its --config'}"
+            )
         problems = [f"{key} {shape} is missing" for key, shape in self.missing.items()]
         problems += [f"{key} should be {shape}, is {got}" for key, (shape, got) in self.mis_shaped.items()]
         problems += [f"{key} holds {dtype}, not floats" for key, dtype in self.not_floating.items()]
         if problems:
             more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+            advice = f"Add {hint}" if hint else "Is it another model? Give --config or --bert-config"
             raise CheckpointError(
                 f"{path}: does not fit the configuration, {len(self.missing)} keys missing, {len(self.mis_shaped)} "
-                f"mis-shaped: {'; '.join(problems[:10])}{more}. Is it another model? Give --config or --bert-config"
+                f"mis-shaped: {'; '.join(problems[:10])}{more}. {advice}"
             )
 
     def summary(self) -> str:
@@ -105,7 +103,7 @@ def match(state: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]) -> L
         missing={key: tuple(shape) for key, shape in expected.items() if key not in state},
         mis_shaped=mis_shaped,
         not_floating=not_floating,
-        without_place={key: words for key in left if (words := _needed(key)) and state[key].any()},
+        without_place=tuple(key for key in left if _is_structural(key) and bool(state[key].any())),
     )
 
 
@@ -118,5 +116,5 @@ def _why_ignored(key: str) -> str:
     return next((why for pattern, why in IGNORED if re.fullmatch(pattern, key)), "unknown to this model")
 
 
-def _needed(key: str) -> str:
-    return next((words for pattern, words in NEEDED if re.fullmatch(pattern, key)), "")
+def _is_structural(key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in STRUCTURAL)

@@ -58,6 +58,11 @@ def _why_not_loaded(path: Path, zipped: bool, error: Exception) -> str:
         return f"holds pickled code (names {wanted[0]}): refused; GLIP's official files hold only tensors{guess}"
     if "call reduce for unrecognized" in text:
         return "holds pickled code: refused; GLIP's official files hold only tensors"
+    if zipped and "Unsupported operand" in text:
+        return (
+            "pickled in a newer protocol than PyTorch's weights-only reader knows; where it was written, save it again "
+            "as torch.save does by default (pickle_protocol=2)"
+        )
     if "TorchScript" in text:
         return "holds TorchScript code: refused; GLIP's official files hold only tensors"
     if zipped:

@@ -11,7 +11,7 @@ from glip_export.config.glip_config import (
     config_from_dict,
     config_to_dict,
 )
-from glip_export.config.load import load_config
+from glip_export.config.load import load_config, missing_words
 from glip_export.config.task import CaptionWords, TaskCategory, TaskConfig
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "load_config",
+    "missing_words",
     "read_bert_config",
 ]

@@ -7,11 +7,15 @@ from pathlib import Path
 
 from glip_export.config.bert import BertConfig, read_bert_config
 from glip_export.config.glip_config import DetectionConfig, GlipConfig, HeadConfig, ImageConfig, SwinConfig, TextConfig
+from glip_export.config.keys import HONOURED
 from glip_export.config.published import identify, official_values, structure
 from glip_export.config.supported import PROMPT_TUNINGS, check_supported
 from glip_export.config.task import read_task
 from glip_export.config.yacs import Values, layer, parse_overrides, read_yaml
 from glip_export.errors import ConfigError
+
+EARLY = "MODEL.DYHEAD.FUSE_CONFIG.EARLY_FUSE_ON"
+DOT_PRODUCT = "MODEL.DYHEAD.FUSE_CONFIG.USE_FUSED_FEATURES_DOT_PRODUCT"
 
 
 def load_config(
@@ -37,6 +41,10 @@ def load_config(
     else:
         raise ConfigError("no configuration: give an official YAML with --config")
     changed = parse_overrides(overrides)
+    if path is None and given["MODEL.SWINT.VERSION"].endswith("vl") and not given[EARLY] and DOT_PRODUCT not in changed:
+        raise ConfigError(
+            f"these weights do not tell which text the logits read: say {DOT_PRODUCT} True (Swin's) or False (BERT's)"
+        )
     if "MODEL.META_ARCHITECTURE" not in {**given, **changed}:
         raise ConfigError(
             f"{path}: sets no MODEL.META_ARCHITECTURE, so it describes a task or data set, not a GLIP; give the "
@@ -110,3 +118,13 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
         ),
         task=read_task(values),
     )
+
+
+def missing_words(config: GlipConfig, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """KEY VALUE pairs that would make the configuration that of a state dict's structure; "" if it is."""
+    words = []
+    for key, value in structure(shapes).items():
+        section, name = HONOURED[key].split(".")
+        if getattr(getattr(config, section), name) != (bool(value) if key.endswith("LAYER_SCALE") else value):
+            words.append(f"{key} {value}")
+    return " ".join(words)

@@ -97,34 +97,45 @@ def architecture(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
 
 
 def structure(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What the keys of a state dict say of a GLIP beyond the published ones: configuration keys and their values."""
-    patches = shapes.get("backbone.body.patch_embed.proj.weight", ())
-    version = ("v2" if patches[-1:] == (7,) else "v1") + ("_vl" if _any(shapes, r".*\.norm1_text\..*") else "")
-    found: dict[str, Any] = {}
-    if version != "v1":
-        found["MODEL.SWINT.VERSION"] = version.removeprefix("v1_")
-    for key, value, pattern in _STRUCTURE:
-        if _any(shapes, pattern):
-            found[key] = value
-    if f"{_FUSE}.TYPE" in found:
-        found[f"{_FUSE}.USE_LAYER_SCALE"] = _any(shapes, rf"{_TOWER}\.t2i_attn\.gamma")
-    if version.startswith("v2") and not _any(shapes, r"backbone\.body\.norm\d\..*"):
-        found["MODEL.SWINT.OUT_NORM"] = False
+    """What the keys of a state dict say of how its GLIP is built: configuration keys and their values.
+
+    MASK_SPECIAL and N_LAYERS leave no key; nor, without early fusion, does what the logits read.
+    """
+    swint, fuse = "MODEL.SWINT", "MODEL.DYHEAD.FUSE_CONFIG"
+    tower, blocks = r"rpn\.head\.dyhead_tower\.\d+", r"backbone\.body\.layers\.\d+\.blocks\.\d+"
+    is_v2 = shapes.get("backbone.body.patch_embed.proj.weight", ())[-1:] == (7,)
+    fuses_text = _any(shapes, rf"{blocks}\.norm1_text\..*")
+    found: dict[str, Any] = {
+        f"{swint}.VERSION": {(False, False): "v1", (False, True): "vl", (True, False): "v2"}.get(
+            (is_v2, fuses_text), "v2_vl"
+        ),
+        f"{swint}.APE": "backbone.body.absolute_pos_embed" in shapes,
+        f"{fuse}.ADD_LINEAR_LAYER": "rpn.tunable_linear.weight" in shapes,
+    }
+    if is_v2:
+        found[f"{swint}.LAYER_SCALE"] = int(_any(shapes, rf"{blocks}\.gamma"))
+        found[f"{swint}.OUT_NORM"] = _any(shapes, r"backbone\.body\.norm\d\..*")
     biases = (shape for key, shape in shapes.items() if key.endswith(".attn.t2t_relative_position_bias"))
     if tokens := next(biases, ())[-1:]:
         found["MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN"] = tokens[0]
+
+    one_way, both_ways = _any(shapes, rf"{tower}\.t2i_attn\..*"), _any(shapes, rf"{tower}\.b_attn\..*")
+    text_layers = {int(match[1]) for key in shapes if (match := re.match(_TEXT_LAYER, key))}
+    found[f"{fuse}.EARLY_FUSE_ON"] = one_way or both_ways or bool(text_layers)
+    if found[f"{fuse}.EARLY_FUSE_ON"]:
+        found[f"{fuse}.TYPE"] = "MHA-B" if both_ways else "MHA-S" if one_way else "NONE"
+        # Each block has three places; the last one's text layer is there only where the logits read it.
+        last = 3 * architecture(shapes).blocks - 2
+        found[f"{fuse}.USE_FUSED_FEATURES_DOT_PRODUCT"] = last in text_layers
+    if one_way:
+        found[f"{fuse}.USE_LAYER_SCALE"] = _any(shapes, rf"{tower}\.t2i_attn\.gamma")
+    if both_ways:
+        found[f"{fuse}.SEPARATE_BIDIRECTIONAL"] = _any(shapes, rf"{tower}\.(b_attn\.)?shrink_lang\..*")
+        found[f"{fuse}.DO_LANG_PROJ_OUTSIDE_CHECKPOINT"] = _any(shapes, rf"{tower}\.shrink_lang\..*")
     return found
 
 
-_FUSE, _TOWER = "MODEL.DYHEAD.FUSE_CONFIG", r"rpn\.head\.dyhead_tower\.\d+"
-_STRUCTURE = (
-    (f"{_FUSE}.TYPE", "MHA-S", rf"{_TOWER}\.t2i_attn\..*"),
-    (f"{_FUSE}.SEPARATE_BIDIRECTIONAL", True, rf"{_TOWER}\.(b_attn\.)?shrink_lang\..*"),
-    (f"{_FUSE}.DO_LANG_PROJ_OUTSIDE_CHECKPOINT", True, rf"{_TOWER}\.shrink_lang\..*"),
-    (f"{_FUSE}.ADD_LINEAR_LAYER", True, r"rpn\.tunable_linear\.weight"),
-    ("MODEL.SWINT.APE", True, r"backbone\.body\.absolute_pos_embed"),
-    ("MODEL.SWINT.LAYER_SCALE", 1, r"backbone\.body\.layers\.\d+\.blocks\.\d+\.gamma"),
-)
+_TEXT_LAYER = r"rpn\.head\.dyhead_tower\.(\d+)\.attention\."
 
 
 def _any(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> bool:

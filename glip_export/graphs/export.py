@@ -127,7 +127,8 @@ def trace(model: Glip, spec: GraphSpec, image_size: tuple[int, int] | None = Non
 def example_axes(model: Glip, image_size: tuple[int, int] | None) -> dict[str, int]:
     """Sizes to trace with: none is 1 and no two are equal by chance, or the exporter would take them as fixed."""
     varying = pyramid_axes(*(image_size or (9 * STRIDE, 13 * STRIDE)), overlapping=model.config.swin.is_v2)
-    return {**fixed_axes(model.config), **varying, "B": 2, "T": 11, "K": 7}
+    tokens = min(11, model.config.text.max_query_len)
+    return {**fixed_axes(model.config), **varying, "B": 2, "T": tokens, "K": 7 if tokens != 7 else 5}
 
 
 def _example(tensor: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:

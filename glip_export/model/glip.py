@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from glip_export.checkpoint import Checkpoint, LoadReport, is_prompt_tuned, match, read_checkpoint, resolve_weights
-from glip_export.config import GlipConfig, load_config
+from glip_export.config import GlipConfig, load_config, missing_words
 from glip_export.model.caption import CaptionEncoder, HeadAfterCaption
 from glip_export.model.fusion_head import FusionHead
 from glip_export.model.text_encoder import TextEncoder
@@ -115,7 +115,7 @@ def build_model(config: GlipConfig, checkpoint: Checkpoint) -> Glip:
     model = Glip(config)
     names = {official_name(name): name for name, _ in model.named_parameters()}
     report = match(checkpoint.state, {key: tuple(model.get_parameter(name).shape) for key, name in names.items()})
-    report.raise_if_incomplete(checkpoint.path)
+    report.raise_if_incomplete(checkpoint.path, missing_words(config, checkpoint.shapes))
     model.load_state_dict({name: checkpoint.state[key] for key, name in names.items()}, assign=True)
     model.weights_path, model.weights_sha256 = checkpoint.path.resolve(), checkpoint.sha256
     model.weights_ema = checkpoint.ema

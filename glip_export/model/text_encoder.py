@@ -73,8 +73,8 @@ def attended(config: GlipConfig, attention_mask: torch.Tensor) -> torch.Tensor:
     """
     if not config.text.mask_special:
         return attention_mask
-    inside = attention_mask[:, 2:]  # a token's place is inside if the next one is real too
-    inside = F.pad(inside, (1, 1))
+    # A token's place is inside if it is not the first and the next one is real too.
+    inside = F.pad(attention_mask[:, 2:], (1, 1))[:, : attention_mask.shape[1]]
     return torch.where(attention_mask[:, :1] == 1, inside, attention_mask)
 
 

@@ -24,12 +24,11 @@ class VLFuse(nn.Module):
     def __init__(self, config: HeadConfig, text_dim: int) -> None:
         super().__init__()
         self.separate = config.separates_levels
-        self.shrink_lang: ShrinkText | None = None
+        self.shrinks_outside = config.shrinks_text_outside
         if config.fusion == "MHA-B":
             self.b_attn = BiAttentionBlock(config, text_dim)
             if self.separate:  # the checkpoint has it on one of two floors; the arithmetic is the same
-                owner: nn.Module = self if config.shrinks_text_outside else self.b_attn
-                owner.shrink_lang = ShrinkText(text_dim)
+                (self if self.shrinks_outside else self.b_attn).add_module("shrink_lang", ShrinkText(text_dim))
         elif config.fusion == "MHA-S":
             self.t2i_attn = ImageAttentionBlock(config, text_dim)
         self.fusion = config.fusion
@@ -57,7 +56,7 @@ class VLFuse(nn.Module):
     ) -> tuple[Features, torch.Tensor]:
         """Each level with the text as it came; of the five texts that come out, one is made."""
         fused, texts = zip(*(self.b_attn(_positions(level), text, attention_mask) for level in features), strict=True)
-        shrink = self.shrink_lang or self.b_attn.get_submodule("shrink_lang")
+        shrink = (self if self.shrinks_outside else self.b_attn).get_submodule("shrink_lang")
         return tuple(map(_as_map, fused, features)), shrink(torch.cat(texts, dim=2))
 
     def _image_reads(self, features: Features, text: torch.Tensor, attention_mask: torch.Tensor) -> Features:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -402,7 +403,8 @@ def test_literal(text: str, value: object) -> None:
 def shapes_of(name: str, glip_t: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """The shapes that tell a published model, made from GLIP-T (C)'s."""
     if name == "glip_A_Swin_T_O365":
-        return {key: shape for key, shape in glip_t.items() if ".b_attn." not in key}
+        fuses = re.compile(r"rpn\.head\.dyhead_tower\.\d+\.(b_attn|attention|intermediate|output)\.")
+        return {key: shape for key, shape in glip_t.items() if not fuses.match(key)}
     if name != "glip_Swin_L":
         return glip_t
     shapes = {
@@ -415,6 +417,7 @@ def shapes_of(name: str, glip_t: dict[str, tuple[int, ...]]) -> dict[str, tuple[
             shapes[key] = (23 * 23, heads)
     for block in range(8):
         shapes[f"rpn.head.dyhead_tower.{3 * block}.b_attn.gamma_v"] = (256,)
+        shapes[f"rpn.head.dyhead_tower.{3 * block + 1}.attention.self.query.bias"] = (768,)
         shapes[f"rpn.head.dyhead_tower.{3 * block + 2}.offset.weight"] = (27, 256, 3, 3)
     return shapes
 
