@@ -177,8 +177,7 @@ class BatchDetector:
         for same, one in zip(group, encoded, strict=True):
             for job in same:
                 job.encoded, job.prepared = one, None
-            if one.images is None:  # else there are no features to keep
-                self.cache.put(str(same[0].key), one)
+            self.cache.put(str(same[0].key), one)
 
     def _find_objects(self, jobs: list[_Job]) -> None:
         """Runs the fusion head over captions of one pyramid size at a time, those of like length together."""

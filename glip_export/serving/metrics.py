@@ -33,7 +33,7 @@ class Metrics:
         )
         self.pictures = Counter(
             "glip_pictures",
-            "Pictures answered, and whether their features were held",
+            "Pictures answered, and whether the server held them",
             ["cached"],
             registry=self.registry,
         )

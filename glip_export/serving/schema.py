@@ -44,7 +44,7 @@ class DetectAnswer(BaseModel):
     timing_ms: dict[str, float] = Field(
         description="queue, image, text, head and total; total begins with the body read"
     )
-    cached: list[bool] = Field(description="of each picture, whether its features were held")
+    cached: list[bool] = Field(description="of each picture, whether the server held it")
     warnings: list[str] = Field(
         description="what a person should know of the prompt, such as words unknown to the model"
     )

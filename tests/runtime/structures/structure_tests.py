@@ -86,7 +86,9 @@ class StructureTests:
         pictures, names = case.pictures(), case.prompt["names"]
         prompts = [names, names[:1], names[::-1]]
         requests = [Request(picture, prompt) for picture in pictures for prompt in prompts]
-        answers = BatchDetector(detector).detect_each(requests)
+        batch = BatchDetector(detector)
+        answers = batch.detect_each(requests)
+        assert len(batch.cache) == len(pictures)  # held: features, or where the backbone fuses text the picture
         for request, answer in zip(requests, answers, strict=True):
             assert isinstance(answer, Detections)
             (alone,) = detector.detect([request.image], Prompt.of(request.prompt))
