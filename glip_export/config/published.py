@@ -105,10 +105,9 @@ def structure(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     tower, blocks = r"rpn\.head\.dyhead_tower\.\d+", r"backbone\.body\.layers\.\d+\.blocks\.\d+"
     is_v2 = shapes.get("backbone.body.patch_embed.proj.weight", ())[-1:] == (7,)
     fuses_text = _any(shapes, rf"{blocks}\.norm1_text\..*")
+    version = [name for name, holds in (("v2", is_v2), ("vl", fuses_text)) if holds]
     found: dict[str, Any] = {
-        f"{swint}.VERSION": {(False, False): "v1", (False, True): "vl", (True, False): "v2"}.get(
-            (is_v2, fuses_text), "v2_vl"
-        ),
+        f"{swint}.VERSION": "_".join(version) or "v1",
         f"{swint}.APE": "backbone.body.absolute_pos_embed" in shapes,
         f"{fuse}.ADD_LINEAR_LAYER": "rpn.tunable_linear.weight" in shapes,
     }
