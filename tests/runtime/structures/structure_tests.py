@@ -19,7 +19,10 @@ from glip_export import Detector
 from glip_export.bundle import Bundle
 from glip_export.graphs.modules import ModuleGraph
 from glip_export.model.vl_fuse import LEVELS
-from glip_export.parity.run import Inputs
+from glip_export.parity.cases import built_in_cases
+from glip_export.parity.precision_check import compare_detections
+from glip_export.parity.recall import together
+from glip_export.parity.run import Inputs, run
 from glip_export.parity.trace import trace
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
@@ -64,6 +67,17 @@ class StructureTests:
     def test_tensors_are_the_originals(self, case: OracleCase, bundle: Bundle, inputs: Inputs, backend: str) -> None:
         session = open_session(bundle, backend, threads=1)
         assert worst_tensor(case, bundle, inputs, session) < RELATIVE
+
+    def test_bf16_finds_the_clear_detections_again(self, bundle: Bundle) -> None:
+        from glip_export.runtime.openvino_session import supports_bf16
+
+        if not supports_bf16():
+            pytest.skip("this CPU has no bf16, or the environment hides it")
+        reference, fast = (open_session(bundle, backend, threads=1) for backend in ("torch", "openvino:bf16"))
+        batches = [item.inputs(bundle.config) for item in built_in_cases(bundle.config)]
+        diff = together(compare_detections(run(reference, batch), run(fast, batch)) for batch in batches)
+        assert diff.counted > 200
+        assert diff.within(), f"{diff.found} of {diff.counted}"
 
     def test_kernels_find_their_modules(self, bundle: Bundle) -> None:
         """What OpenVINO runs in kernels of ours; MHA-S, with one softmax, has no bi-attention."""
