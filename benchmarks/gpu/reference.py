@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from context import Context
 
+from glip_export.graphs.contracts import graphs_of
 from glip_export.runtime.session import GraphSession
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Reference(GraphSession):
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self.folder = folder
+        self.specs = graphs_of(bundle.config)
         self._bundle = bundle
         self._session: Any = None
 

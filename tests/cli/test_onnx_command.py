@@ -78,7 +78,7 @@ def test_onnx_refuses_a_wrong_yaml(glip_export, tmp_path: Path, oracle_tiny: Pat
         (["MODEL.DYHEAD.SCORE_AGG", "MEEN"], ("SCORE_AGG", "MEEN")),
         (["MODEL.ATSS.PRE_NMS_TOP_N", "many"], ("PRE_NMS_TOP_N",)),
         (["MODEL.DYHEAD.SCORE_AGG"], ("SCORE_AGG",)),
-        (["MODEL.DYHEAD.FUSE_CONFIG.TYPE", "MHA-S"], ("t2i_attn", "is missing")),
+        (["MODEL.DYHEAD.FUSE_CONFIG.TYPE", "MHA-S"], ("b_attn", "no place", "TYPE MHA-B")),
         (["--wieghts", "x"], ("--wieghts",)),
     ],
 )

@@ -50,6 +50,9 @@ class Answers:
 class Nothing:
     config = GlipConfig()
 
+    def graph_module(self, name: str) -> None:
+        """Not run."""
+
 
 @pytest.fixture
 def answers(scenes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> type[Answers]:

@@ -53,7 +53,7 @@ def test_pictures_of_another_size_than_a_static_engines() -> None:
 
 def test_the_pyramid_is_not_named_where_the_cause_is() -> None:
     def shapes(batch: int, tokens: int, classes: int) -> dict[str, Shape]:
-        axes = {"B": batch, "T": tokens, "K": classes, "C": 256, "L": 768, **pyramid_axes(800, 1216)}
+        axes = {"B": batch, "T": tokens, "K": classes, "C": 256, "F": 768, **pyramid_axes(800, 1216)}
         return {t.name: tuple(axes[a] if isinstance(a, str) else a for a in t.axes) for t in FUSION_HEAD.inputs}
 
     low, high = shapes(1, 3, 1), shapes(2, 64, 16)
