@@ -99,14 +99,10 @@ def _openers(given: argparse.Namespace, bundle: Bundle) -> dict[str, Callable[[]
 
 def _open_emulated(bundle: Bundle, precision: str, threads: int | None) -> Detector:
     """The bundle's graphs as `glip-export trt` converts them, each value rounded to its type."""
-    import onnx_ir
-
-    from glip_export.graphs.contracts import graphs_of
-    from glip_export.graphs.precision import convert
+    from glip_export.graphs.precision import converted_graphs
     from glip_export.parity.precision_check import RoundedSession
 
-    specs = graphs_of(bundle.config)
-    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in specs.items()}
+    graphs = converted_graphs(bundle, precision)
     return Detector(RoundedSession(bundle, graphs, threads), bundle.config, bundle.image_size)
 
 

@@ -135,15 +135,11 @@ def _least_share(of: Subject, model: str, backend: str) -> float:
 
     if model != ORACLE or not backend.endswith("bf16"):
         return SHARE
-    import onnx_ir
-
-    from glip_export.graphs.contracts import graphs_of
-    from glip_export.graphs.precision import convert
+    from glip_export.graphs.precision import converted_graphs
     from glip_export.parity.precision_check import check_precision
 
     bundle = of.bundle
-    specs = graphs_of(bundle.config)
-    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, "bf16") for name, spec in specs.items()}
+    graphs = converted_graphs(bundle, "bf16")
     emulated = check_precision(bundle, graphs, of.cases).recall.recall
     return min(SHARE, emulated - NEAR_EMULATED)
 

@@ -70,10 +70,8 @@ def _stages(
 def _deform_conv(context: Context, contestants: Callable[[], Contestants]) -> dict[str, Any]:
     """The sampling and the product of each level at stride 1, and from the larger level at stride 2."""
     contestants()  # registers the kernels, and sets the stream
-    channels, axes = (
-        config_of(context).head.channels,
-        pyramid_axes(*picture_size(context), config_of(context).swin.is_v2),
-    )
+    config = config_of(context)
+    channels, axes = config.head.channels, pyramid_axes(*picture_size(context), config.swin.is_v2)
     peaks = context.result("environment", "peaks")
     found: dict[str, Any] = {}
     with torch.inference_mode():

@@ -111,11 +111,8 @@ def sha256_of(path: Path) -> str:
 
 
 def _digest(path: Path) -> Any:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest
+        return hashlib.file_digest(file, "sha256")
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:

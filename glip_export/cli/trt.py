@@ -136,14 +136,10 @@ def run(
 
 
 def _compare(bundle: Bundle, precision: str) -> PrecisionReport:
-    import onnx_ir
-
-    from glip_export.graphs.contracts import graphs_of
-    from glip_export.graphs.precision import convert
+    from glip_export.graphs.precision import converted_graphs
     from glip_export.parity.precision_check import check_precision
 
-    specs = graphs_of(bundle.config)
-    graphs = {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in specs.items()}
+    graphs = converted_graphs(bundle, precision)
     return check_precision(bundle, graphs)
 
 

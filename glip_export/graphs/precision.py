@@ -8,8 +8,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir
 
+from glip_export.bundle import Bundle
 from glip_export.errors import GlipExportError
-from glip_export.graphs.contracts import GraphSpec
+from glip_export.graphs.contracts import GraphSpec, graphs_of
 from glip_export.graphs.islands import float32_nodes, is_float
 
 FLOAT = onnx_ir.DataType.FLOAT
@@ -18,6 +19,12 @@ PRECISIONS = ("fp32", *LOW_TYPES)
 
 _ANY_TYPE = frozenset({"Cast", "Shape", "Size"})  # read every type as it is
 _ALWAYS_FLOAT32 = {"Resize": {1, 2}}  # inputs, by place: the region and the scales
+
+
+def converted_graphs(bundle: Bundle, precision: str) -> dict[str, onnx_ir.Model]:
+    """Each graph of an fp32 bundle in this precision, by name; see `convert`."""
+    specs = graphs_of(bundle.config)
+    return {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in specs.items()}
 
 
 def convert(

@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from glip_export.config import GlipConfig
-from glip_export.graphs.contracts import LEVELS
 from glip_export.parity.metrics import Tolerance, compare
 from glip_export.parity.pairing import Detections, pair
 from glip_export.prompt import Prompt, class_map
@@ -35,10 +34,10 @@ def first_check(
     sizes = np.array([[height, width]] * batch, np.int64)
 
     text = reference.text_encoder(input_ids, mask)
-    given = (images, text, mask) if config.swin.fuses_text else (images,)
+    fuses_text = config.swin.fuses_text
+    given = (images, text, mask) if fuses_text else (images,)
     backbone = reference.vision_backbone(*given)
-    pyramid, *fused = backbone[: len(LEVELS)], *backbone[len(LEVELS) :]
-    head_text = fused[0] if fused else text
+    pyramid, head_text = (backbone[:-1], backbone[-1]) if fuses_text else (backbone, text)
     head = reference.fusion_head(pyramid, head_text, mask, classes, sizes)
     candidate_head = candidate.fusion_head(pyramid, head_text, mask, classes, sizes)
     theirs, ours = (

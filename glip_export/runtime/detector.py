@@ -192,7 +192,7 @@ class Detector:
             sharing.setdefault(one.prompt, []).append(index)
         results: dict[int, Detections] = {}
         for indices in sharing.values():
-            own = encoded if len(indices) == len(prompts) else _rows(encoded, indices)
+            own = encoded if len(indices) == len(prompts) else selected(encoded, indices)
             results |= zip(indices, self._detect_chunks(own, prompts[indices[0]]), strict=True)
         return [results[index] for index in range(len(prompts))]
 
@@ -249,8 +249,8 @@ def _of_each(
     return [known[one] for one in prompt]  # type: ignore[index]
 
 
-def _rows(encoded: EncodedImages, indices: Sequence[int]) -> EncodedImages:
-    """Some of a batch's pictures; features of a GPU come to the host."""
+def selected(encoded: EncodedImages, indices: Sequence[int]) -> EncodedImages:
+    """Some of a batch's pictures, copied; features of a GPU come to the host."""
     features = tuple(np.ascontiguousarray(np.asarray(level)[indices]) for level in encoded.features)
     images = None if encoded.images is None else encoded.images[indices]
     return EncodedImages(features, encoded.sizes[indices], encoded.originals[indices], images)

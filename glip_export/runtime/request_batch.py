@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from glip_export.errors import BackendError, GlipExportError
 from glip_export.image import MAX_PIXELS, Picture, load_image, pad, padded_shape, picture_name, resize
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
-from glip_export.runtime.detector import Detector, EncodedImages, picture_detections
+from glip_export.runtime.detector import Detector, EncodedImages, picture_detections, selected
 from glip_export.runtime.image_cache import ImageCache
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
 from glip_export.runtime.session import F32, I64
@@ -261,17 +261,8 @@ def _halves(items: list[T]) -> tuple[list[T], list[T]]:
 
 def _apart(encoded: EncodedImages) -> list[EncodedImages]:
     """A batch as one of each picture, in the host's memory and each apart, so that it can be let go of."""
-    levels = [np.asarray(level) for level in encoded.features]
-    images, places = encoded.images, [slice(i, i + 1) for i in range(len(encoded.sizes))]
-    return [
-        EncodedImages(
-            tuple(level[one].copy() for level in levels),
-            encoded.sizes[one],
-            encoded.originals[one],
-            None if images is None else images[one].copy(),
-        )
-        for one in places
-    ]
+    host = replace(encoded, features=tuple(map(np.asarray, encoded.features)))
+    return [selected(host, [index]) for index in range(len(host.sizes))]
 
 
 def _join(parts: list[EncodedImages]) -> EncodedImages:

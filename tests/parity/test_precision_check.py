@@ -10,16 +10,12 @@ import onnx_ir
 import pytest
 
 from glip_export.bundle import Bundle
-from glip_export.config import GlipConfig
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import graphs_of
-from glip_export.graphs.precision import convert
+from glip_export.graphs.precision import converted_graphs
 from glip_export.parity.cases import Case, built_in_cases
 from glip_export.parity.precision_check import PrecisionReport, RoundedSession, check_precision, count_nonfinite
 from glip_export.parity.recall import together
 from glip_export.parity.run import Inputs, TextInputs, run
-
-SPECS = graphs_of(GlipConfig())  # of the published models
 
 LENGTHS = (1, 2, 3, 16, 64, 128, 256)  # tokens
 
@@ -37,13 +33,9 @@ def cases(bundle: Bundle, oracle_tiny: Path, tiny_io: dict[str, np.ndarray]) -> 
     return [oracle, *built_in_cases(bundle.config)]
 
 
-def converted(bundle: Bundle, precision: str) -> dict[str, onnx_ir.Model]:
-    return {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in SPECS.items()}
-
-
 @pytest.fixture(scope="module")
 def fp16(bundle: Bundle) -> dict[str, onnx_ir.Model]:
-    return converted(bundle, "fp16")
+    return converted_graphs(bundle, "fp16")
 
 
 def test_fp16_finds_the_detections_again(bundle: Bundle, fp16: dict[str, onnx_ir.Model], cases: list[Case]) -> None:
@@ -62,13 +54,13 @@ def test_the_oracle_alone(bundle: Bundle, fp16: dict[str, onnx_ir.Model], cases:
 
 def test_bf16_is_finite_and_near(bundle: Bundle, cases: list[Case]) -> None:
     """Its 8 bits are too few for the 95 % rule: what is kept is that nothing is broken."""
-    report = check_precision(bundle, converted(bundle, "bf16"), cases, threads=1)
+    report = check_precision(bundle, converted_graphs(bundle, "bf16"), cases, threads=1)
     assert report.nonfinite == 0
     assert report.recall.recall > 0.8
 
 
 def test_graphs_of_fp32_find_everything(bundle: Bundle, cases: list[Case]) -> None:
-    report = check_precision(bundle, converted(bundle, "fp32"), cases[:1], threads=1)
+    report = check_precision(bundle, converted_graphs(bundle, "fp32"), cases[:1], threads=1)
     assert report.recall.recall == 1 and report.recall.score == 0
     assert report.line() == (
         f"{report.recall.counted} of {report.recall.counted} clear detections found again, "
@@ -88,7 +80,7 @@ def test_a_broken_graph_does_not_pass(bundle: Bundle, fp16: dict[str, onnx_ir.Mo
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_any_length_and_any_picture_are_finite(bundle: Bundle, precision: str) -> None:
-    reference, session = (RoundedSession(bundle, graphs, 1) for graphs in ({}, converted(bundle, precision)))
+    reference, session = (RoundedSession(bundle, graphs, 1) for graphs in ({}, converted_graphs(bundle, precision)))
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     pictures = (np.zeros_like(noise), np.full_like(noise, 255), noise)
     images = Case("", pictures, "cat", bundle.config.image, fixed_size=(96, 128)).inputs(bundle.config)
