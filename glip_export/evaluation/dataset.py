@@ -25,7 +25,7 @@ from glip_export.evaluation.entries import (
 )
 from glip_export.evaluation.problems import TWICE, BrokenEntryError, Problem, short
 
-T = TypeVar("T", CocoCategory, CocoImage)
+T = TypeVar("T", bound=CocoCategory | CocoImage)
 LISTS = ("images", "annotations", "categories")
 
 
@@ -69,8 +69,8 @@ class CocoDataset:
         data, content = _read_json(path)
         problems: list[Problem] = []
         listed = [asdict(each) for each in categories] or content["categories"]
-        parsed, _ = _parse_list("category", listed, parse_category, problems)
-        parse = partial(parse_image, folder=folder)
+        parsed, _ = _parse_list("category", listed, cls.parse_category, problems)
+        parse = partial(cls.parse_image, folder=folder)
         pictures, mentioned = _parse_list("picture", content["images"], parse, problems)
         for found, what in ((parsed, "category"), (pictures, "picture")):
             if not found:
@@ -91,6 +91,16 @@ class CocoDataset:
             problems=tuple(problems),
             notes=notes,
         )
+
+    @classmethod
+    def parse_image(cls, entry: object, folder: Path) -> CocoImage:
+        """An entry of "images". Raises BrokenEntryError."""
+        return parse_image(entry, folder)
+
+    @classmethod
+    def parse_category(cls, entry: object) -> CocoCategory:
+        """An entry of "categories". Raises BrokenEntryError."""
+        return parse_category(entry)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -46,18 +46,18 @@ class CocoObject:
 
 def parse_image(entry: object, folder: Path) -> CocoImage:
     """An entry of "images". Raises BrokenEntryError."""
-    fields = _fields(entry)
+    fields = entry_fields(entry)
     file_name = fields.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise BrokenEntryError(BROKEN, f"file_name is {short(file_name)}, not a text")
-    if not _is_inside(file_name):
+    if not is_inside(file_name):
         raise BrokenEntryError(OUTSIDE, f"file_name {short(file_name)} leaves the folder of the pictures")
-    return CocoImage(identifier(fields, "id"), file_name, folder / file_name, _size(fields))
+    return CocoImage(identifier(fields, "id"), file_name, folder / file_name, parse_size(fields))
 
 
 def parse_category(entry: object) -> CocoCategory:
     """An entry of "categories". Raises BrokenEntryError."""
-    fields = _fields(entry)
+    fields = entry_fields(entry)
     name = fields.get("name")
     if not isinstance(name, str) or not name.strip():
         raise BrokenEntryError(BROKEN, f"name is {short(name)}, not a text")
@@ -70,7 +70,7 @@ def parse_object(entry: object) -> tuple[ImageId, CocoObject]:
 
     Without "area" it is the box's, without "iscrowd" it is no crowd: many sets have neither.
     """
-    fields = _fields(entry)
+    fields = entry_fields(entry)
     own = identifier(fields, "id")
     image_id, category_id = identifier(fields, "image_id"), whole(fields, "category_id")
     given = fields.get("bbox")
@@ -108,13 +108,15 @@ def whole(fields: dict[str, Any], key: str) -> int:
     return value
 
 
-def _fields(entry: object) -> dict[str, Any]:
+def entry_fields(entry: object) -> dict[str, Any]:
+    """An entry as the object that it must be. Raises BrokenEntryError."""
     if not isinstance(entry, dict):
         raise BrokenEntryError(BROKEN, f"{short(entry)} is not an object")
     return entry
 
 
-def _size(fields: dict[str, Any]) -> tuple[int, int] | None:
+def parse_size(fields: dict[str, Any]) -> tuple[int, int] | None:
+    """The height and width of an entry of "images"; None where it has neither. Raises BrokenEntryError."""
     if "height" not in fields and "width" not in fields:
         return None
     height, width = whole(fields, "height"), whole(fields, "width")
@@ -134,7 +136,7 @@ def _number(value: object) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _is_inside(file_name: str) -> bool:
+def is_inside(file_name: str) -> bool:
     """Whether a path stays below the folder it is joined to, on any system.
 
     By its words alone: links in the user's own folder are the user's.

@@ -1,0 +1,1 @@
+"""LVIS: average precision where each picture is annotated for some of many categories only."""
