@@ -1,29 +1,74 @@
-"""Results as they come, a JSON line a batch, so that a run that was killed goes on where it was."""
+"""Results as they come, so that a run that was killed goes on where it was.
+
+Two files side by side: a JSON line a batch, and the batch's detections as rows (`rows.ROW`) in a binary file, which may
+hold millions and is read a block at a time.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from glip_export.errors import GlipExportError
+from glip_export.evaluation.rows import ROW, Rows
 
 MAX_SHOWN = 20  # characters of a value in the note on what differs
+BLOCK = 1 << 20  # rows
+ROWS = "rows"  # in a record: how many rows are its own
+
+
+class Log(Protocol):
+    """Records in their order, each with any number of rows."""
+
+    @property
+    def records(self) -> Sequence[dict[str, Any]]:
+        """All so far."""
+        ...
+
+    def append(self, record: Mapping[str, Any], rows: Rows) -> None:
+        """Adds a record and its rows."""
+        ...
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows so far, in their order."""
+        ...
+
+
+class MemoryLog:
+    """A log that ends with the process."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._rows: list[Rows] = []
+
+    def append(self, record: Mapping[str, Any], rows: Rows) -> None:
+        """See `Log`."""
+        self.records.append({**record, ROWS: len(rows)})
+        self._rows.append(rows)
+
+    def blocks(self) -> Iterator[Rows]:
+        """See `Log`."""
+        return iter(self._rows)
 
 
 class Journal:
-    """An open journal: the records so far, and more at the end.
+    """An open journal: the log of a run, on the disk.
 
-    The first line says what was asked; a line that a killed process left half-written is dropped, with what follows.
+    The first line says what was asked; a line that a killed process left half-written is dropped, with what follows and
+    with the rows of no line.
     """
 
-    def __init__(self, path: Path, file: FileIO, records: list[dict[str, Any]], note: str) -> None:
+    def __init__(self, path: Path, file: FileIO, rows: FileIO, records: list[dict[str, Any]], note: str) -> None:
         self.path = path
         self._file = file
+        self._rows = rows
         self.records = records
         self.note = note  # what became of a journal of something else, "" if there was none
 
@@ -39,43 +84,87 @@ class Journal:
             from filelock import FileLock, Timeout
         except ImportError as error:
             raise GlipExportError("evaluation needs filelock: pip install 'glip-export[eval]'") from error
+        beside = rows_file(path)
         with ExitStack() as opened:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 opened.enter_context(FileLock(path.with_name(f"{path.name}.lock"), timeout=0))
-                records, end, note = _read(path, identity)
+                records, end, note = _read(path, identity, _whole_rows(beside))
                 if note:
-                    os.replace(path, path.with_name(f"{path.name}.old"))
+                    for kept in (path, beside):
+                        if kept.exists():
+                            os.replace(kept, kept.with_name(f"{kept.name}.old"))
                 # Unbuffered: what a full disk did not take is not tried again when the file is closed.
-                file = opened.enter_context(open(path, "r+b" if end else "wb", buffering=0))
-                file.truncate(end)
-                file.seek(end)
+                file = opened.enter_context(_open_at(path, end))
+                rows = opened.enter_context(_open_at(beside, ROW.itemsize * sum(map(_count, records))))
             except Timeout as error:
                 raise GlipExportError(f"another process writes {path}: wait for it, or name another folder") from error
             except OSError as error:
                 raise GlipExportError(f"cannot write {path}: {error.strerror or error}") from error
-            journal = cls(path, file, records, note)
+            journal = cls(path, file, rows, records, note)
             if not end:
-                journal._write({"identity": dict(identity)})
+                journal._write(file, _line({"identity": dict(identity)}))
             yield journal
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a record, on the disk when this returns."""
-        self._write(record)
-        self.records.append(dict(record))
+    def append(self, record: Mapping[str, Any], rows: Rows | None = None) -> None:
+        """Adds a record and its rows, on the disk when this returns."""
+        record = {**record, ROWS: 0 if rows is None else len(rows)}
+        if rows is not None and len(rows):
+            self._write(self._rows, np.ascontiguousarray(rows, ROW).tobytes())
+        self._write(self._file, _line(record))  # last: rows without their line do not count
+        self.records.append(record)
 
-    def _write(self, value: Mapping[str, Any]) -> None:
+    def blocks(self) -> Iterator[Rows]:
+        """All rows so far, in their order, a block at a time."""
         try:
-            data = memoryview(json.dumps(value, allow_nan=False).encode() + b"\n")
-            while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
+            with rows_file(self.path).open("rb") as file:
+                while len(rows := np.fromfile(file, ROW, BLOCK)):
+                    yield rows
+        except OSError as error:
+            raise GlipExportError(f"cannot read {rows_file(self.path)}: {error.strerror or error}") from error
+
+    def _write(self, file: FileIO, data: bytes) -> None:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
         except OSError as error:
             raise GlipExportError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
-def _read(path: Path, identity: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int, str]:
-    """The records, where the last whole line ends, and a note if the journal is another run's."""
+def rows_file(path: Path) -> Path:
+    """Where the rows of the journal at `path` are."""
+    return path.with_suffix(".rows")
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, allow_nan=False).encode() + b"\n"
+
+
+def _count(record: Mapping[str, Any]) -> int:
+    """Rows of a record."""
+    return int(record[ROWS])
+
+
+def _whole_rows(path: Path) -> int:
+    return path.stat().st_size // ROW.itemsize if path.exists() else 0
+
+
+@contextmanager
+def _open_at(path: Path, end: int) -> Iterator[FileIO]:
+    """The file for writing on from `end`, cut there."""
+    with open(path, "r+b" if end else "wb", buffering=0) as file:
+        file.truncate(end)
+        file.seek(end)
+        yield file
+
+
+def _read(path: Path, identity: Mapping[str, Any], rows: int) -> tuple[list[dict[str, Any]], int, str]:
+    """The records, where the last whole line ends, and a note if the journal is another run's.
+
+    rows: how many there are on the disk; a record that claims more, or none at all, ends the journal.
+    """
     records: list[dict[str, Any]] = []
     end = 0
     if not path.exists():
@@ -93,6 +182,10 @@ def _read(path: Path, identity: Mapping[str, Any]) -> tuple[list[dict[str, Any]]
                 if found != json.loads(json.dumps(dict(identity))):
                     return [], 0, _differences(found if isinstance(found, dict) else {}, identity)
             else:
+                own = value.get(ROWS)
+                if not isinstance(own, int) or not 0 <= own <= rows:
+                    break
+                rows -= own
                 records.append(value)
             end += len(line)
     return records, end, ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from glip_export.config import ImageConfig
 from glip_export.errors import ImageError
@@ -26,6 +26,15 @@ class PictureBatch:
     left_out: list[ImageId] = field(default_factory=list)
     turned: list[ImageId] = field(default_factory=list)  # upright by EXIF, since they are annotated so
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def read(self) -> list[ImageId]:
+        """Ids of the pictures that run."""
+        return [image.id for image in self.images]
+
+    def without_pixels(self) -> PictureBatch:
+        """What is left to say of it once it ran."""
+        return replace(self, pictures=[])
 
 
 def in_groups(images: Sequence[CocoImage], aspect_groups: bool) -> list[list[CocoImage]]:

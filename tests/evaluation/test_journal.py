@@ -7,15 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("filelock", reason="the extra eval is not installed")
 
 from glip_export.errors import GlipExportError
 from glip_export.evaluation import Journal
+from glip_export.evaluation.journal import rows_file
+from glip_export.evaluation.rows import ROW
 
 ASKED = {"backend": "torch", "batch": 3, "names": ["cat", "dog"]}
-RECORDS = [{"pictures": [1, 2], "score": 0.1 + 0.2}, {"pictures": [3], "score": 1 / 3}]
+RECORDS = [{"pictures": [1, 2], "score": 0.1 + 0.2, "rows": 0}, {"pictures": [3], "score": 1 / 3, "rows": 0}]
 
 
 def write(path: Path, records=RECORDS, **identity: object) -> None:
@@ -111,4 +114,60 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     with pytest.raises(GlipExportError, match="No space left"), open("/dev/full", "wb", buffering=0) as file:
-        Journal(tmp_path / "progress.jsonl", file, [], "").append(RECORDS[0])
+        Journal(tmp_path / "progress.jsonl", file, file, [], "").append(RECORDS[0])
+
+
+def rows(*items: int) -> np.ndarray:
+    found = np.zeros(len(items), ROW)
+    found["item"], found["score"], found["box"] = items, np.float32(1 / 3), (1, 2, 3, 4)
+    return found
+
+
+def held(path: Path, **identity: object) -> list[int]:
+    with Journal.open(path, {**ASKED, **identity}) as journal:
+        return [int(item) for block in journal.blocks() for item in block["item"]]
+
+
+def test_rows_are_there_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "progress.jsonl"
+    with Journal.open(path, ASKED) as journal:
+        journal.append(RECORDS[0], rows(5, 6, 7))
+        journal.append(RECORDS[1], rows())
+    with Journal.open(path, ASKED) as journal:
+        journal.append({"pictures": [4]}, rows(8))
+        assert [record["rows"] for record in journal.records] == [3, 0, 1]
+        monkeypatch.setattr("glip_export.evaluation.journal.BLOCK", 3)
+        assert [block.tobytes() for block in journal.blocks()] == [rows(5, 6, 7).tobytes(), rows(8).tobytes()]
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0" * 5, rows(9, 9, 9).tobytes()])
+def test_rows_of_no_line_are_dropped(tmp_path: Path, tail: bytes) -> None:
+    """As if killed between the rows and their line, or in the middle of either."""
+    path = tmp_path / "progress.jsonl"
+    with Journal.open(path, ASKED) as journal:
+        journal.append(RECORDS[0], rows(5, 6))
+        journal.append(RECORDS[1], rows(7))
+    path.write_bytes(path.read_bytes()[:-4])
+    with rows_file(path).open("ab") as file:
+        file.write(tail)
+    assert held(path) == [5, 6]
+    assert rows_file(path).read_bytes() == rows(5, 6).tobytes()
+
+
+@pytest.mark.parametrize("kept", [0, 30, 2 * ROW.itemsize])
+def test_a_line_without_its_rows_is_dropped(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "progress.jsonl"
+    with Journal.open(path, ASKED) as journal:
+        journal.append(RECORDS[0], rows(5, 6))
+        journal.append(RECORDS[1], rows(7))
+    rows_file(path).write_bytes(rows_file(path).read_bytes()[:kept])
+    assert held(path) == ([5, 6] if kept == 2 * ROW.itemsize else [])
+    assert len(read(path).records) == (1 if kept == 2 * ROW.itemsize else 0)
+
+
+def test_another_identity_starts_rows_over_too(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    with Journal.open(path, ASKED) as journal:
+        journal.append(RECORDS[0], rows(5))
+    assert held(path, batch=4) == []
+    assert (tmp_path / "progress.rows.old").read_bytes() == rows(5).tobytes()
