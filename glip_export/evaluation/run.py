@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
@@ -13,19 +13,10 @@ from glip_export.evaluation.entries import CocoImage, ImageId
 from glip_export.evaluation.journal import ROWS, Log, MemoryLog
 from glip_export.evaluation.pictures import PictureBatch, read_batches
 from glip_export.evaluation.problems import Problem, refuse
-from glip_export.evaluation.rows import Rows
-from glip_export.evaluation.workers import detect_in_order
+from glip_export.evaluation.workers import Work, detect_in_order
 from glip_export.runtime.detector import Detector
 
 RECORD = {"pictures", "left_out", "turned", "problems", "seconds", ROWS}  # of a batch, in the log
-
-
-class Work(Protocol):
-    """What is asked of pictures. Workers are sent it: it can be pickled, and is small."""
-
-    def detect(self, detector: Detector, batch: PictureBatch) -> Rows:
-        """What is found on the batch's pictures, in their order."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from glip_export.errors import BackendError, GlipExportError, GlipExportWarning
 from glip_export.evaluation.pictures import PictureBatch
@@ -18,12 +18,17 @@ from glip_export.evaluation.rows import Rows, joined
 from glip_export.processes import end_with_parent
 from glip_export.runtime.detector import Detector
 
-if TYPE_CHECKING:
-    from glip_export.evaluation.run import Work
-
 Answer = tuple[PictureBatch, Rows, float]  # without the pictures' pixels; seconds
 
 _worker: dict[str, Any] = {}  # of a worker process: its work, what opens its detector, and that once it is open
+
+
+class Work(Protocol):
+    """What is asked of pictures. Workers are sent it: it can be pickled, and is small."""
+
+    def detect(self, detector: Detector, batch: PictureBatch) -> Rows:
+        """What is found on the batch's pictures, in their order."""
+        ...
 
 
 def detect_in_order(
