@@ -15,3 +15,7 @@ class Block(NamedTuple):
     label: NDArray[np.int32]  # (N,) place of the category in the data set's order
     score: NDArray[np.float64]  # (N,)
     box: NDArray[np.float64]  # (N, 4) x, y, width, height in pixels of the annotated size
+
+    def part(self, which: slice | NDArray[np.bool_]) -> Block:
+        """Some of them."""
+        return Block(self.item[which], self.label[which], self.score[which], self.box[which])

@@ -76,10 +76,10 @@ def parse_object(entry: object) -> tuple[ImageId, CocoObject]:
     given = fields.get("bbox")
     if not isinstance(given, list) or len(given) != 4:
         raise BrokenEntryError(BROKEN, f"bbox is {short(given)}, not [x, y, width, height]")
-    box = [_number(side) for side in given]
+    box = [finite(side) for side in given]
     if any(math.isnan(side) for side in box) or min(box[2:]) <= 0:
         raise BrokenEntryError(DEGENERATE, f"bbox is {short(given)}: finite numbers, width and height above 0")
-    area = _number(fields["area"]) if "area" in fields else box[2] * box[3]
+    area = finite(fields["area"]) if "area" in fields else box[2] * box[3]
     if not area >= 0:
         raise BrokenEntryError(BROKEN, f"area is {short(fields['area'])}, not a number of pixels")
     crowd = fields.get("iscrowd", 0)
@@ -125,7 +125,7 @@ def parse_size(fields: dict[str, Any]) -> tuple[int, int] | None:
     return height, width
 
 
-def _number(value: object) -> float:
+def finite(value: object) -> float:
     """As a float; NaN for what is no finite number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return math.nan

@@ -81,5 +81,5 @@ def test_a_category_without_a_frequency_is_left_out_and_told(tmp_path: Path) -> 
 
 def test_a_coco_file_is_no_lvis_file(tmp_path: Path) -> None:
     coco = {"id": 3, "height": 4, "width": 6, "file_name": "a.jpg"}
-    with pytest.raises(GlipExportError, match="no picture to evaluate: .*not a list of category ids as LVIS's"):
+    with pytest.raises(GlipExportError, match=r"no picture to evaluate: .*not a list of category ids as LVIS's"):
         read(tmp_path, coco)
