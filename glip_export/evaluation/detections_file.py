@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glip_export.bundle.files import atomic_text
-from glip_export.evaluation.blocks import Block
 from glip_export.evaluation.entries import ImageId, entry_fields, finite, identifier, whole
 from glip_export.evaluation.json_entries import json_entries
 from glip_export.evaluation.problems import BROKEN, BrokenEntryError, ProblemList, refuse, short
+from glip_export.evaluation.rows import Found
 
 NOT_ASKED = -1  # the place of a picture or category that the data set has, but that is not evaluated
 WRITTEN_AT_ONCE = 10_000
@@ -36,7 +36,7 @@ def read_detections(
     problems: ProblemList,
     strict: bool = False,
     progress: Callable[[int], None] = lambda done: None,
-) -> Iterator[Block]:
+) -> Iterator[Found]:
     """The detections of a file, a JSON list of {image_id, category_id, bbox: [x, y, width, height], score}.
 
     Entries that are broken (a score that is NaN among them), or of pictures or categories that the data set does not
@@ -55,7 +55,7 @@ def read_detections(
         yield block if asked.all() else block.part(asked)
 
 
-def _block_at_once(entries: Sequence[Any], places: Places) -> Block | None:
+def _block_at_once(entries: Sequence[Any], places: Places) -> Found | None:
     """The block of entries that are all in order; None where one is not."""
     try:
         image_ids, category_ids, scores, boxes = ([entry[key] for entry in entries] for key in KEYS)
@@ -66,9 +66,9 @@ def _block_at_once(entries: Sequence[Any], places: Places) -> Block | None:
             return None
         if {*map(type, image_ids)} - {int, str} or {*map(type, category_ids)} - {int}:
             return None
-        found = Block(
-            np.array([places.items[each] for each in image_ids], np.int32),
-            np.array([places.labels[each] for each in category_ids], np.int32),
+        found = Found(
+            np.array([places.items[each] for each in image_ids], np.int64),
+            np.array([places.labels[each] for each in category_ids], np.int64),
             np.array(scores, np.float64),
             np.array(sides, np.float64).reshape(-1, 4),
         )
@@ -77,7 +77,7 @@ def _block_at_once(entries: Sequence[Any], places: Places) -> Block | None:
     return found if np.isfinite(found.score).all() and np.isfinite(found.box).all() else None
 
 
-def _block_one_by_one(entries: Sequence[Any], places: Places, problems: ProblemList, before: int) -> Block:
+def _block_one_by_one(entries: Sequence[Any], places: Places, problems: ProblemList, before: int) -> Found:
     rows: list[tuple[int, int, float, list[float]]] = []
     for number, entry in enumerate(entries, start=before + 1):
         try:
@@ -85,9 +85,9 @@ def _block_one_by_one(entries: Sequence[Any], places: Places, problems: ProblemL
         except BrokenEntryError as error:
             problems.add(f"detection: {error.kind}", f"detection entry {number}: {error}")
     items, labels, scores, boxes = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Block(
-        np.array(items, np.int32),
-        np.array(labels, np.int32),
+    return Found(
+        np.array(items, np.int64),
+        np.array(labels, np.int64),
         np.array(scores, np.float64),
         np.array(boxes, np.float64).reshape(-1, 4),
     )
@@ -112,7 +112,7 @@ def _parse(entry: object, places: Places) -> tuple[int, int, float, list[float]]
 @contextmanager
 def detections_writer(
     target: Path, image_ids: Sequence[ImageId], category_ids: Sequence[int]
-) -> Iterator[Callable[[Block], None]]:
+) -> Iterator[Callable[[Found], None]]:
     """What writes blocks to a file that takes its place at `target` when the block ends well, as `json.dumps` does.
 
     image_ids, category_ids: by the blocks' items and labels. Raises GlipExportError where it cannot be written.
@@ -120,7 +120,7 @@ def detections_writer(
     with atomic_text(target) as write:
         separator = "["
 
-        def add(block: Block) -> None:
+        def add(block: Found) -> None:
             nonlocal separator
             for start in range(0, len(block.item), WRITTEN_AT_ONCE):
                 part = block.part(slice(start, start + WRITTEN_AT_ONCE))
@@ -131,6 +131,6 @@ def detections_writer(
         write("[]\n" if separator == "[" else "]\n")
 
 
-def _entries(block: Block, image_ids: Sequence[ImageId], category_ids: Sequence[int]) -> Iterable[dict[str, Any]]:
+def _entries(block: Found, image_ids: Sequence[ImageId], category_ids: Sequence[int]) -> Iterable[dict[str, Any]]:
     for item, label, score, box in zip(*(each.tolist() for each in block), strict=True):
         yield {"image_id": image_ids[item], "category_id": category_ids[label], "bbox": box, "score": score}

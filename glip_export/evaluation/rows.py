@@ -31,6 +31,10 @@ class Found(NamedTuple):
     score: NDArray[np.float64]  # (n,)
     box: NDArray[np.float64]  # (n, 4) x, y, width, height in pixels
 
+    def part(self, which: slice | NDArray[np.bool_]) -> Found:
+        """Some of them."""
+        return Found(self.item[which], self.label[which], self.score[which], self.box[which])
+
 
 def rows_of(item: int, found: Detections, backend: str, picture: ImageId) -> Rows:
     """The detections of one picture (or sentence), in their order.

@@ -12,10 +12,10 @@ import pytest
 
 from glip_export.errors import GlipExportError
 from glip_export.evaluation import json_entries as entries_of
-from glip_export.evaluation.blocks import Block
 from glip_export.evaluation.detections_file import NOT_ASKED, Places, detections_writer, read_detections
 from glip_export.evaluation.json_entries import json_entries
 from glip_export.evaluation.problems import MOST_NAMED, ProblemList, counts
+from glip_export.evaluation.rows import Found
 
 PLACES = Places({5: 0, 9: 1, "a": 2, 11: NOT_ASKED}, {3: 0, 4: 1, 8: NOT_ASKED})
 GOOD: dict[str, Any] = {"image_id": 9, "category_id": 4, "bbox": [1, 2.5, 3, 4.25], "score": 0.1}
@@ -167,9 +167,9 @@ def test_progress_ends_with_the_files_size(file: Path) -> None:
 def test_written_as_json_dumps_writes_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glip_export.evaluation.detections_file.WRITTEN_AT_ONCE", 3)
     rng = np.random.default_rng(0)
-    found = Block(
-        rng.integers(0, 3, 8).astype(np.int32),
-        rng.integers(0, 2, 8).astype(np.int32),
+    found = Found(
+        rng.integers(0, 3, 8).astype(np.int64),
+        rng.integers(0, 2, 8).astype(np.int64),
         rng.random(8),
         rng.random((8, 4)),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from glip_export.evaluation.blocks import Block
+from glip_export.evaluation.rows import Found
 
 ROW = np.dtype([("item", "<i4"), ("label", "<i4"), ("score", "<f8"), ("box", "<f8", 4)])
 Rows = NDArray[np.void]  # of ROW
@@ -32,11 +32,11 @@ class Best:
         self._waiting: list[Rows] = []
         self._waits = 0
 
-    def add(self, block: Block) -> None:
+    def add(self, block: Found) -> None:
         """Detections that come after all that were added before."""
         keep = block.score > self._floors[getattr(block, self._by)]
         rows = np.empty(int(keep.sum()), ROW)
-        for name in Block._fields:
+        for name in Found._fields:
             rows[name] = getattr(block, name)[keep]
         self._waiting.append(rows)
         self._waits += len(rows)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glip_export.evaluation.blocks import Block
 from glip_export.evaluation.lvis.best import ROW, Best, Rows
 from glip_export.evaluation.lvis.dataset import FREQUENCIES, LvisDataset
 from glip_export.evaluation.lvis.matching import AREAS, F64, THRESHOLDS, Bools, Matches, Truth, match
+from glip_export.evaluation.rows import Found
 
 MOST_A_CLASS = 10_000  # "fixed" AP: over the data set, without a limit a picture
 MOST_A_PICTURE = 300  # "normal" AP
@@ -41,7 +41,7 @@ class LvisScores:
 
 def score_lvis(
     dataset: LvisDataset,
-    blocks: Iterable[Block],
+    blocks: Iterable[Found],
     *,
     normal: bool = False,
     most_a_class: int = MOST_A_CLASS,
@@ -94,7 +94,7 @@ def score_lvis(
     )
 
 
-def _kept(dataset: LvisDataset, blocks: Iterable[Block], normal: bool, most: int) -> Iterator[tuple[int, Rows]]:
+def _kept(dataset: LvisDataset, blocks: Iterable[Found], normal: bool, most: int) -> Iterator[tuple[int, Rows]]:
     """Each label with the detections of it that are left, in the order in which the original lists them."""
     classes, pictures = len(dataset.categories), len(dataset.images)
     best = Best("item", pictures, MOST_A_PICTURE) if normal else Best("label", classes, most)

@@ -16,7 +16,7 @@ Box = Sequence[float]
 
 
 @dataclass
-class Found:
+class PlainFound:
     item: int
     label: int
     score: float
@@ -31,7 +31,7 @@ class Verdict:
 
 
 def plain_scores(
-    dataset: LvisDataset, found: list[Found], most_a_class: int | None, most_a_picture: int | None
+    dataset: LvisDataset, found: list[PlainFound], most_a_class: int | None, most_a_picture: int | None
 ) -> dict[str, float | None]:
     """AP, APr.., APs.., AR and the rest; most: None for no limit."""
     found = _capped(_capped(found, "label", most_a_class), "item", most_a_picture)
@@ -74,7 +74,7 @@ def plain_scores(
     }
 
 
-def _capped(found: list[Found], by: str, most: int | None) -> list[Found]:
+def _capped(found: list[PlainFound], by: str, most: int | None) -> list[PlainFound]:
     if most is None:
         return found
     groups = {getattr(each, by) for each in found}
@@ -82,12 +82,12 @@ def _capped(found: list[Found], by: str, most: int | None) -> list[Found]:
     return [each for group in kept for each in group]
 
 
-def _best_first(found: list[Found]) -> list[Found]:
+def _best_first(found: list[PlainFound]) -> list[PlainFound]:
     return sorted(found, key=lambda each: each.score, reverse=True)  # stable, reversed or not
 
 
 def _table(
-    dataset: LvisDataset, found: list[Found], label: int, area: int
+    dataset: LvisDataset, found: list[PlainFound], label: int, area: int
 ) -> tuple[list[list[float]], list[float]] | None:
     """Precisions and the last recall of each threshold; None where no object counts."""
     low, high = AREAS[area]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glip_export.evaluation.blocks import Block
 from glip_export.evaluation.lvis.dataset import LvisDataset
 from glip_export.evaluation.lvis.scores import LvisScores, score_lvis
+from glip_export.evaluation.rows import Found
 
 ORACLE = Path(__file__).parents[2] / "data" / "oracle" / "lvis_eval"
 MODES: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LvisDataset:
     return found
 
 
-def blocks(dataset: LvisDataset) -> Iterator[Block]:
+def blocks(dataset: LvisDataset) -> Iterator[Found]:
     """A block a picture, as the original's evaluator is given them; boxes by plain differences in float32."""
     stored = np.load(ORACLE / "detections.npz")
     items = {image.id: item for item, image in enumerate(dataset.images)}
@@ -44,9 +44,9 @@ def blocks(dataset: LvisDataset) -> Iterator[Block]:
         boxes, scores, found = (stored[f"{image_id}_{name}"] for name in ("boxes", "scores", "labels"))
         xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         assert xywh.dtype == np.float32
-        yield Block(
-            np.full(len(boxes), items[image_id], np.int32),
-            np.array([labels[each] for each in found.tolist()], np.int32),
+        yield Found(
+            np.full(len(boxes), items[image_id], np.int64),
+            np.array([labels[each] for each in found.tolist()], np.int64),
             scores.astype(np.float64),
             xywh.astype(np.float64),
         )

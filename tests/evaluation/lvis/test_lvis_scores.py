@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain_lvis import Found, plain_scores
+from plain_lvis import PlainFound, plain_scores
 
-from glip_export.evaluation.blocks import Block
 from glip_export.evaluation.lvis import best
 from glip_export.evaluation.lvis.dataset import LvisDataset
 from glip_export.evaluation.lvis.scores import score_lvis
+from glip_export.evaluation.rows import Found
 
 SIZES = (4.0, 20.0, 32.0, 50.0, 96.0, 120.0)
 
 
-def drawn(seed: int, folder: Path) -> tuple[LvisDataset, list[Found]]:
+def drawn(seed: int, folder: Path) -> tuple[LvisDataset, list[PlainFound]]:
     """8 pictures, 6 classes: one without objects, one without detections; few boxes and scores, so that they tie."""
     rng = np.random.default_rng(seed)
     ids = [int(each) for each in rng.permutation(90)[:6] + 1]
     annotations: list[dict[str, Any]] = []
-    found: list[Found] = []
+    found: list[PlainFound] = []
     images = []
     for item in range(8):
         some = [each for each in ids if rng.random() < 0.4]
@@ -49,7 +49,7 @@ def drawn(seed: int, folder: Path) -> tuple[LvisDataset, list[Found]]:
                 box = [float(side) for side in near[rng.integers(len(near))]]
                 if rng.random() < 0.5:
                     box = [box[0] + rng.integers(-2, 3), box[1], box[2] * rng.choice([1, 0.9, 0.0]), box[3]]
-                found.append(Found(item, label, float(rng.integers(1, 8)) / 8, box))
+                found.append(PlainFound(item, label, float(rng.integers(1, 8)) / 8, box))
     frequencies = ["r", "c", "f", "r", "c", "f"]
     categories = [{"id": own, "name": f"n{own}", "frequency": each} for own, each in zip(ids, frequencies, strict=True)]
     path = folder / f"{seed}.json"
@@ -61,11 +61,11 @@ def drawn(seed: int, folder: Path) -> tuple[LvisDataset, list[Found]]:
     return dataset, found
 
 
-def in_blocks(found: list[Found], size: int) -> list[Block]:
+def in_blocks(found: list[PlainFound], size: int) -> list[Found]:
     return [
-        Block(
-            np.array([each.item for each in part], np.int32),
-            np.array([each.label for each in part], np.int32),
+        Found(
+            np.array([each.item for each in part], np.int64),
+            np.array([each.label for each in part], np.int64),
             np.array([each.score for each in part], np.float64),
             np.array([each.box for each in part], np.float64).reshape(-1, 4),
         )
