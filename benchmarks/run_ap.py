@@ -77,7 +77,7 @@ def _evaluate(given: argparse.Namespace, bundle: Bundle, name: str) -> CocoRepor
     with pictures_progress() as progress:
         for backend, opener in _openers(given, bundle).items():
             place = given.work / name / "".join(letter if letter.isalnum() else "-" for letter in backend)
-            asked = identity(backend, dataset, bundle, None, given.batch, limit=given.limit)
+            asked = {"backend": backend, **identity(dataset, bundle, None, given.batch, limit=given.limit)}
             tell = progress_bar(progress, f"{name}, {backend}", len(dataset.images))
             with Journal.open(place / "progress.jsonl", asked) as journal:
                 results[backend] = evaluate_coco(

@@ -8,7 +8,7 @@ import typer
 
 from glip_export.cli.console import run_app
 from glip_export.cli.detect import detect
-from glip_export.cli.evaluate import coco
+from glip_export.cli.evaluation.coco import coco
 from glip_export.cli.info import info
 from glip_export.cli.onnx import onnx
 from glip_export.cli.options import Verb

@@ -36,6 +36,16 @@ class CocoResult:
     problems: tuple[Problem, ...]  # of the pictures; the annotation file's are the data set's
     seconds: float  # that detecting took, in this run and those it went on from
 
+    @property
+    def values(self) -> Mapping[str, float | None]:
+        """COCO's numbers by their names."""
+        return self.scores.values
+
+    @property
+    def found(self) -> int:
+        """How many detections there are."""
+        return len(self.detections)
+
 
 @dataclass(frozen=True)
 class CategoryWork:

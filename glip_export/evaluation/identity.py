@@ -12,7 +12,6 @@ from glip_export.evaluation.dataset import CocoDataset
 
 
 def identity(
-    backend: str,
     dataset: CocoDataset,
     bundle: Bundle,
     names: Sequence[str] | None,
@@ -21,9 +20,8 @@ def identity(
     aspect_groups: bool = False,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """The identity of an evaluation with those arguments, as `Journal.open` takes it."""
+    """The identity of an evaluation with those arguments, its backend apart, as `Journal.open` takes it."""
     return {
-        "backend": backend,
         "glip-export": __version__,
         "manifest_sha256": sha256_file(bundle.path / MANIFEST),
         "annotations_sha256": dataset.sha256,

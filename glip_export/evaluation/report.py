@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
 from glip_export.errors import visible
-from glip_export.evaluation.average_precision import PRECISIONS
+from glip_export.evaluation.average_precision import PRECISIONS, ClassScore
 from glip_export.evaluation.coco import CocoResult
 from glip_export.evaluation.dataset import CocoDataset
 from glip_export.evaluation.problems import Problem, counts
@@ -20,14 +21,98 @@ MOST_CLASSES = 100  # shown; the JSON has all
 TITLES = dict(zip(PRECISIONS, ("AP", "AP50", "AP75", "AP S", "AP M", "AP L"), strict=True))
 
 
-@dataclass(frozen=True)
-class CocoReport:
-    """What several backends found on one data set; the first is what the others are compared with."""
+class Result(Protocol):
+    """What one backend, or a file of detections, came to on a data set."""
 
-    dataset: CocoDataset
-    results: Mapping[str, CocoResult]  # by backend
+    @property
+    def values(self) -> Mapping[str, float | None]:
+        """The evaluator's numbers by its own names, 0..1; None where there is nothing to measure."""
+        ...
+
+    @property
+    def found(self) -> int:
+        """Detections that were scored."""
+        ...
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that could be read."""
+        ...
+
+    @property
+    def turned(self) -> int:
+        """Of those, by EXIF."""
+        ...
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Of the pictures or the file of detections."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """That detecting took; 0 where nothing was detected."""
+        ...
+
+
+class Dataset(Protocol):
+    """What was evaluated."""
+
+    @property
+    def path(self) -> Path:
+        """The annotation file."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of its bytes."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Of the pictures."""
+        ...
+
+    @property
+    def images(self) -> Sequence[object]:
+        """The pictures."""
+        ...
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Broken entries."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is done otherwise than the file says."""
+        ...
+
+
+R = TypeVar("R", bound=Result)
+D = TypeVar("D", bound=Dataset)
+
+
+@dataclass(frozen=True)
+class Report(Generic[D, R]):
+    """What several backends came to on one data set; the first is what the others are compared with.
+
+    Each verb of `eval` has its own, which says how the numbers are called and adds tables.
+    """
+
+    dataset: D
+    results: Mapping[str, R]  # by backend
     asked: Mapping[str, Any]  # for the JSON: bundle, names, batch and so on
-    max_ap_difference: float | None = None
+    max_difference: float | None = None  # of the headline
+
+    titles: ClassVar[Mapping[str, str]]  # of the numbers in the table; the first is the headline
+    others: ClassVar[Mapping[str, str]] = {}  # in the JSON: a number's other name, and the one it has in `values`
+    option: ClassVar[str] = "max_ap_difference"  # what the limit is called on the command line and in the JSON
+
+    @property
+    def headline(self) -> str:
+        """The number that backends are judged by."""
+        return next(iter(self.titles))
 
     @property
     def first(self) -> str:
@@ -49,42 +134,57 @@ class CocoReport:
 
     @property
     def incomparable(self) -> str:
-        """Why comparing the APs would compare nothing; "" where it compares something."""
+        """Why comparing the headline would compare nothing; "" where it compares something."""
         if len(self.results) < 2:
             return "there is one backend only"
         for backend, result in self.results.items():
-            if result.scores.values["AP"] is None:
-                return f"{backend} has no AP, for no annotated object is on a picture that could be read"
-        if not any(result.detections for result in self.results.values()):
+            if result.values[self.headline] is None:
+                return (
+                    f"{backend} has no {self.titles[self.headline]}, for no annotated object is on a picture that "
+                    f"could be read"
+                )
+        if not any(result.found for result in self.results.values()):
             return "no backend detected anything"
         return ""
 
     @property
     def passed(self) -> bool:
-        """No backend's AP is further from the first one's than allowed; never where nothing was compared."""
-        return self.max_ap_difference is None or not self.too_far(dict.fromkeys(self.results, self.max_ap_difference))
+        """No backend's headline is further from the first one's than allowed; never where nothing was compared."""
+        return self.max_difference is None or not self.too_far(dict.fromkeys(self.results, self.max_difference))
 
     def too_far(self, allowed: Mapping[str, float]) -> list[str]:
-        """The backends whose AP is further from the first one's than allowed: all where nothing was compared."""
+        """The backends whose headline is further from the first one's than allowed: all where nothing was compared."""
         if self.incomparable:
             return list(allowed)
-        return [backend for backend, limit in allowed.items() if not self._ap_distance(backend) <= limit]
+        return [backend for backend, limit in allowed.items() if not self._distance(backend) <= limit]
 
     def differences(self, backend: str) -> dict[str, float | None]:
-        """Each number of COCO's minus the first backend's."""
-        first = self.results[self.first].scores.values
-        return {name: _minus(value, first[name]) for name, value in self.results[backend].scores.values.items()}
+        """Each number minus the first backend's."""
+        first = self.results[self.first].values
+        return {name: _minus(value, first[name]) for name, value in self.results[backend].values.items()}
 
-    def _ap_distance(self, backend: str) -> float:
-        found = self.differences(backend)["AP"]
+    def _distance(self, backend: str) -> float:
+        found = self.differences(backend)[self.headline]
         return math.nan if found is None else abs(found)
 
     def tables(self) -> Iterator[Table]:
-        """COCO's six precisions of each backend, each class's AP, and what was broken, if anything was."""
+        """The numbers of each backend, what the verb adds, and what was broken, if anything was."""
         yield self._scores_table()
-        yield self._classes_table()
+        yield from self.more_tables()
         if self.problems:
             yield problems_table(self.problems)
+
+    def more_tables(self) -> Iterator[Table]:
+        """What the verb shows below its numbers."""
+        yield from ()
+
+    def counted(self) -> str:
+        """What the numbers are of: "20 pictures, 3 categories"."""
+        return f"{self.results[self.first].pictures} pictures"
+
+    def details(self, result: R) -> dict[str, Any]:
+        """What the JSON says of a result beside its numbers."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: everything but the detections."""
@@ -99,8 +199,8 @@ class CocoReport:
             },
             "notes": list(self.notes),
             "backends": {backend: self._backend(backend) for backend in self.results},
-            "max_ap_difference": self.max_ap_difference,
-            "nothing_compared": self.incomparable if self.max_ap_difference is not None else None,
+            self.option: self.max_difference,
+            "nothing_compared": self.incomparable if self.max_difference is not None else None,
             "passed": self.passed,
         }
 
@@ -110,39 +210,65 @@ class CocoReport:
             "pictures": result.pictures,
             "left_out": len(self.dataset.images) - result.pictures,
             "turned": result.turned,
-            "detections": len(result.detections),
+            "detections": result.found,
             "seconds": round(result.seconds, 3),
-            "scores": dict(result.scores.values),
+            "scores": {**result.values, **{other: result.values[name] for other, name in self.others.items()}},
             "differences": None if backend == self.first else self.differences(backend),
-            "classes": [
-                {"id": each.id, "name": each.name, "objects": each.objects, **each.values}
-                for each in result.scores.classes
-            ],
+            **self.details(result),
         }
 
     def _scores_table(self) -> Table:
-        pictures = self.results[self.first].pictures
-        table = Table(title=f"{pictures} pictures, {len(self.dataset.categories)} categories")
-        for column in ("backend", *TITLES.values(), "pictures/s"):
+        table = Table(title=self.counted())
+        for column in ("backend", *self.titles.values(), "pictures/s"):
             table.add_column(column, justify="left" if column == "backend" else "right")
         for backend, result in self.results.items():
-            values = [number(result.scores.values[name]) for name in TITLES]
+            values = [number(result.values[name]) for name in self.titles]
             table.add_row(backend, *values, f"{result.pictures / result.seconds:.2f}" if result.seconds else "-")
             if backend != self.first:
                 found = self.differences(backend)
-                table.add_row(f"  - {self.first}", *(signed(found[name]) for name in TITLES), "", style="dim")
+                table.add_row(f"  - {self.first}", *(signed(found[name]) for name in self.titles), "", style="dim")
         return table
 
-    def _classes_table(self) -> Table:
-        table = Table(title="AP of each category")
-        for column in ("category", "objects", *self.results):
-            table.add_column(column, justify="left" if column == "category" else "right")
-        rows = list(zip(*(result.scores.classes for result in self.results.values()), strict=True))
-        for row in rows[:MOST_CLASSES]:
-            table.add_row(shown(row[0].name), str(row[0].objects), *(number(each.values["AP"]) for each in row))
-        if len(rows) > MOST_CLASSES:
-            table.add_row(f"and {len(rows) - MOST_CLASSES} more", "", *("" for _ in self.results))
-        return table
+
+class CocoReport(Report[CocoDataset, CocoResult]):
+    """COCO's numbers, and the AP of each category."""
+
+    titles = TITLES
+    others: ClassVar[Mapping[str, str]] = {"APs": "AP_small", "APm": "AP_medium", "APl": "AP_large"}  # the original's
+
+    def counted(self) -> str:
+        """See `Report`."""
+        return f"{super().counted()}, {len(self.dataset.categories)} categories"
+
+    def details(self, result: CocoResult) -> dict[str, Any]:
+        """See `Report`."""
+        return {"classes": [class_facts(each) for each in result.scores.classes]}
+
+    def more_tables(self) -> Iterator[Table]:
+        """See `Report`."""
+        rows = zip(*(result.scores.classes for result in self.results.values()), strict=True)
+        yield classes_table(list(self.results), [_class_row(row) for row in rows])
+
+
+def class_facts(found: ClassScore) -> dict[str, Any]:
+    """A category's numbers for JSON."""
+    return {"id": found.id, "name": found.name, "objects": found.objects, **found.values}
+
+
+def classes_table(backends: Sequence[str], rows: Sequence[tuple[str, int, Sequence[float | None]]]) -> Table:
+    """(name, objects, AP by each backend) of the first categories; how many more there are."""
+    table = Table(title="AP of each category")
+    for column in ("category", "objects", *backends):
+        table.add_column(column, justify="left" if column == "category" else "right")
+    for name, objects, values in rows[:MOST_CLASSES]:
+        table.add_row(shown(name), str(objects), *map(number, values))
+    if len(rows) > MOST_CLASSES:
+        table.add_row(f"and {len(rows) - MOST_CLASSES} more", "", *("" for _ in backends))
+    return table
+
+
+def _class_row(row: tuple[ClassScore, ...]) -> tuple[str, int, list[float | None]]:
+    return row[0].name, row[0].objects, [each.values["AP"] for each in row]
 
 
 def problems_table(problems: Sequence[Problem]) -> Table:

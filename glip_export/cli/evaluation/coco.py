@@ -1,0 +1,163 @@
+"""glip-export eval coco: a data set in COCO's format to average precision."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glip_export.cli.evaluation.options import (
+    AspectGroups,
+    Batch,
+    Chunk,
+    DetectionsFile,
+    Images,
+    Limit,
+    MaxApDifference,
+    Output,
+    Strict,
+    Workers,
+)
+from glip_export.cli.evaluation.running import (
+    Backends,
+    DataSet,
+    backend_folder,
+    check_comparison,
+    check_written,
+    evaluate_on,
+    facts,
+    finish,
+)
+from glip_export.cli.options import Backends as BackendsOption
+from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.outputs import check_outputs
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.evaluation import CocoDataset, CocoResult, Journal
+    from glip_export.runtime.detector import Detector
+
+DETECTIONS = "detections.json"
+
+
+def coco(
+    annotations: Annotated[Path, typer.Option(help="A COCO annotation file of any data set.", metavar="JSON")],
+    images: Images = None,
+    bundle: BundleOption = None,
+    backend: BackendsOption = None,
+    detections: DetectionsFile = None,
+    batch: Batch = 3,
+    chunk: Chunk = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help='What to ask for instead of the categories, by rising id: "a. b. c", or a file with a name a line.',
+            show_default=False,
+        ),
+    ] = None,
+    aspect_groups: AspectGroups = False,
+    limit: Limit = None,
+    weights: WeightsAgain = None,
+    threads: Threads = None,
+    workers: Workers = 1,
+    output: Output = None,
+    strict: Strict = False,
+    max_ap_difference: MaxApDifference = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure COCO's average precision of one backend or several on a data set.
+
+    Killed and started again it goes on where it was. Broken pictures and annotations are left out, counted and shown.
+
+    Example: glip-export eval coco --images val2017 --annotations instances_val2017.json
+    """
+    from glip_export.names import read_names
+
+    asked = None if names is None else read_names(names)
+    where = bundle_or_newest(bundle)
+    check_outputs({"--json": json}, [names, weights])
+    options = Options(asked, batch, chunk, aspect_groups, limit, strict)
+    backends = Backends(where, tuple(dict.fromkeys(backend or ("onnxruntime",))), threads, weights, workers)
+    if not run_coco(images, annotations, backends, options, output, json, max_ap_difference):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a data set is run, alike on every backend."""
+
+    names: tuple[str, ...] | None
+    batch: int
+    chunk: int | None
+    aspect_groups: bool
+    limit: int | None
+    strict: bool
+
+
+def run_coco(
+    images: Path,
+    annotations: Path,
+    backends: Backends,
+    options: Options,
+    output: Path | None,
+    json: Path | None,
+    max_ap_difference: float | None,
+) -> bool:
+    """Prints the tables, writes each backend's detections and the JSON; False if an AP is too far from the first."""
+    from glip_export.bundle import Bundle
+    from glip_export.evaluation import CocoDataset
+    from glip_export.evaluation.problems import refuse
+    from glip_export.evaluation.prompts import prompt_for, prompt_notes
+    from glip_export.evaluation.report import CocoReport
+
+    check_comparison(max_ap_difference, "--max-ap-difference", backends.words)
+    bundle = Bundle.open(backends.bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
+    config = bundle.config
+    dataset = CocoDataset.read(annotations, images, options.limit, config.task.categories)
+    if options.strict and dataset.problems:
+        raise refuse(dataset.problems[0], dataset.path)
+    dataset.check_annotated()
+    prompt_for(dataset, options.names, config, options.chunk)
+    dataset = replace(dataset, notes=(*dataset.notes, *prompt_notes(options.names, config, options.chunk)))
+    folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{annotations.stem}"
+    check_written(backends, {folder: DETECTIONS}, json, [annotations, *(image.path for image in dataset.images)])
+    data_set = coco_data_set(dataset, bundle, options, backends.workers)
+    backends.check(config, folder)
+    results = evaluate_on(backends, data_set, folder)
+    report = CocoReport(dataset, results, facts(backends, bundle, data_set.identity), max_ap_difference)
+    return finish(report, json, [folder / backend_folder(word) / DETECTIONS for word in backends.words])
+
+
+def coco_data_set(dataset: CocoDataset, bundle: Bundle, options: Options, workers: int) -> DataSet[CocoResult]:
+    """A data set in COCO's format, for `evaluate_on`."""
+    from glip_export.bundle.files import atomic_write_text
+    from glip_export.evaluation import evaluate_coco
+    from glip_export.evaluation.identity import identity
+
+    def evaluate(detector: Callable[[], Detector], journal: Journal, progress: Callable[[int], None]) -> CocoResult:
+        return evaluate_coco(
+            detector,
+            dataset,
+            options.names,
+            batch=options.batch,
+            chunk=options.chunk,
+            aspect_groups=options.aspect_groups,
+            journal=journal,
+            strict=options.strict,
+            workers=workers,
+            progress=progress,
+            config=bundle.config,
+        )
+
+    def write(path: Path, result: CocoResult) -> None:
+        atomic_write_text(path, json_module.dumps(result.detections) + "\n")
+
+    asked = (options.names, options.batch, options.chunk, options.aspect_groups, options.limit)
+    return DataSet(
+        "", len(dataset.images), identity(dataset, bundle, *asked), bundle.config, DETECTIONS, evaluate, write
+    )

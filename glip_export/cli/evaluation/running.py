@@ -1,0 +1,186 @@
+"""A data set through one backend or several, each resumable in a folder of its own; then tables and JSON."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rich.text import Text
+
+from glip_export.cli.console import console
+from glip_export.cli.outputs import bundle_files, check_outputs
+from glip_export.cli.progress import pictures_progress, progress_bar
+from glip_export.errors import GlipExportError
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.config import GlipConfig
+    from glip_export.evaluation import Journal
+    from glip_export.evaluation.report import Report, Result
+    from glip_export.runtime.detector import Detector
+
+JOURNAL = "progress.jsonl"
+R = TypeVar("R", bound="Result")
+
+
+@dataclass(frozen=True)
+class Backends:
+    """The backends of a bundle that are asked for, and how they run."""
+
+    bundle: Path
+    words: tuple[str, ...]
+    threads: int | None = None
+    weights: str | None = None
+    workers: int = 1
+    _kept: list[tuple[str, Detector]] = field(default_factory=list)  # the one that was opened last
+
+    def opener(self, backend: str, config: GlipConfig) -> Callable[[], Detector]:
+        """What opens a backend, with a configuration in place of the bundle's; for worker processes, where asked."""
+        from glip_export.processes import usable_cores
+
+        if self.workers == 1:
+            return partial(self._open, backend, config)
+        threads = self.threads or max(1, usable_cores() // self.workers)
+        return partial(open_detector, self.bundle, backend, config, threads, self.weights)
+
+    def check(self, config: GlipConfig, output: Path) -> None:
+        """Opens each backend that has not begun, lest one fail hours later."""
+        for backend in self.words:
+            if not (output / backend_folder(backend) / JOURNAL).exists():
+                self.opener(backend, config)()
+
+    def _open(self, backend: str, config: GlipConfig) -> Detector:
+        from glip_export.runtime.detector import Detector
+
+        known = dict(self._kept).get(backend)
+        if known is None:
+            self._kept.clear()  # its memory is for the next one
+            known = open_detector(self.bundle, backend, config, self.threads, self.weights)
+            self._kept.append((backend, known))
+        return Detector(known.session, config, known.image_size)
+
+
+@dataclass(frozen=True)
+class DataSet(Generic[R]):
+    """A data set as its verb has read it: how it is evaluated and what is kept."""
+
+    name: str  # beside the backend's at the bar; "" where there is one data set only
+    pictures: int
+    identity: Mapping[str, Any]  # what tells the question from others, the backend apart
+    config: GlipConfig
+    kept: str  # the file that detections are kept in
+    evaluate: Callable[[Callable[[], Detector], Journal, Callable[[int], None]], R]  # detector, journal, progress
+    write: Callable[[Path, R], None]  # the detections
+
+
+def open_detector(bundle: Path, backend: str, config: GlipConfig, threads: int | None, weights: str | None) -> Detector:
+    """A detector that goes by `config`, which differs from the bundle's in what no graph depends on."""
+    from glip_export.runtime.detector import Detector
+
+    detector = Detector.open(bundle, backend, threads, weights)
+    return Detector(detector.session, config, detector.image_size)
+
+
+def backend_folder(backend: str) -> str:
+    """The name of a backend's folder: a colon cannot stand in one on Windows."""
+    return backend.replace(":", "-")
+
+
+def check_written(
+    backends: Backends, kept: Mapping[Path, str], json: Path | None, read: Iterable[Path | str | None]
+) -> None:
+    """Raises GlipExportError where a file that is written is one that is read; kept: by the data set's output folder.
+
+    read: beside the bundle's files.
+    """
+    places = {
+        f"--output's {name} of {word}": output / backend_folder(word) / name
+        for output, file in kept.items()
+        for word in backends.words
+        for name in (file, JOURNAL)
+    }
+    check_outputs({"--json": json, **places}, [*bundle_files(backends.bundle), *read])
+
+
+def evaluate_on(backends: Backends, data_set: DataSet[R], output: Path) -> dict[str, R]:
+    """The data set through each backend, with a bar each; detections and journals go to `output`/<backend>/."""
+    results = {}
+    with pictures_progress() as progress:
+        for backend in backends.words:
+            folder = output / backend_folder(backend)
+            words = " ".join(filter(None, (data_set.name, backend)))
+            tell = progress_bar(progress, words, data_set.pictures)
+            results[backend] = _evaluate(backends.opener(backend, data_set.config), data_set, backend, folder, tell)
+    return results
+
+
+def finish(report: Report[Any, Any], json: Path | None, written: Sequence[Path]) -> bool:
+    """Prints the tables and notes, writes the JSON; False if a backend is too far from the first."""
+    from glip_export.bundle.files import atomic_write_text
+    from glip_export.evaluation.report import shown
+
+    if json is not None:
+        atomic_write_text(json, json_module.dumps(report.to_dict(), indent=1) + "\n")
+    for table in report.tables():
+        console.print(table)
+    for note in report.notes:
+        console.print(shown(note), soft_wrap=True)
+    if names := [str(path) for path in (*written, json) if path is not None]:
+        console.print(f"Wrote {', '.join(names)}", soft_wrap=True)
+    return verdict(report)
+
+
+def verdict(report: Report[Any, Any]) -> bool:
+    """Prints PASSED or FAILED where a limit was set; False if a backend is too far from the first."""
+    from glip_export.evaluation.report import signed
+
+    if report.max_difference is None:
+        return True
+    headline = report.titles[report.headline]
+    if report.incomparable:
+        console.print(f"FAILED: the {headline}s cannot be compared: {report.incomparable}", soft_wrap=True)
+        return False
+    word = Text("PASSED", "green") if report.passed else Text("FAILED", "red")
+    others = [backend for backend in report.results if backend != report.first]
+    found = ", ".join(f"{backend} {signed(report.differences(backend)[report.headline])}" for backend in others)
+    limit = f"{report.max_difference:g} allowed"
+    console.print(word, f": {headline} against {report.first}'s: {found} ({limit})", sep="", soft_wrap=True)
+    return report.passed
+
+
+def facts(backends: Backends, bundle: Bundle, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON says of the question."""
+    return {
+        "bundle": str(backends.bundle),
+        "model": bundle.config.name,
+        "weights_sha256": bundle.weights.sha256,
+        **identity,
+    }
+
+
+def check_comparison(limit: float | None, option: str, backends: Sequence[str]) -> None:
+    """Raises GlipExportError where there is nothing that could be compared."""
+    if limit is not None and len(backends) < 2:
+        raise GlipExportError(f"{option} compares backends: give --backend twice or more")
+
+
+def _evaluate(
+    opener: Callable[[], Detector], data_set: DataSet[R], backend: str, folder: Path, tell: Callable[[int], None]
+) -> R:
+    """One backend; its journal and, once it is through, its detections go to `folder`."""
+    from glip_export.evaluation import Journal
+
+    with Journal.open(folder / JOURNAL, {"backend": backend, **data_set.identity}) as journal:
+        if journal.note:
+            (folder / data_set.kept).unlink(missing_ok=True)
+            words = (
+                f"{folder} was of another evaluation ({journal.note}): started over, {JOURNAL}.old is what was there"
+            )
+            console.print(words, soft_wrap=True)
+        result = data_set.evaluate(opener, journal, tell)
+    data_set.write(folder / data_set.kept, result)
+    return result
