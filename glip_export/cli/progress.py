@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from glip_export.cli.console import Description, console
@@ -37,6 +47,16 @@ def progress_bar(progress: Progress, name: str, total: int) -> Callable[[int], N
         begun = True
 
     return tell
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Callable[[int], None]]:
+    """A bar for reading a large file; the function is told the bytes read so far."""
+    with Progress(
+        Description(), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True
+    ) as progress:
+        task = progress.add_task(f"reading {path.name}", total=path.stat().st_size if path.is_file() else None)
+        yield lambda done: progress.update(task, completed=done)
 
 
 class _Speed(ProgressColumn):

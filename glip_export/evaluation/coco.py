@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from glip_export.evaluation.dataset import CocoDataset
 from glip_export.evaluation.entries import CocoImage, ImageId
 from glip_export.evaluation.journal import Journal
 from glip_export.evaluation.pictures import PictureBatch, in_groups
-from glip_export.evaluation.problems import Problem
+from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.prompts import prompt_for
 from glip_export.evaluation.rows import Found, Rows, joined, rows_of, with_one_added
 from glip_export.evaluation.run import Plan, run
@@ -111,6 +111,17 @@ def evaluate_coco(
     return CocoResult(scores, detections, len(ran.read), ran.turned, ran.problems, ran.seconds)
 
 
+def score_coco(dataset: CocoDataset, blocks: Iterable[Found], problems: ProblemList) -> CocoResult:
+    """Scores detections that were made elsewhere, on all of the data set's pictures.
+
+    problems: what is broken in them, complete once the blocks are read. Raises GlipExportError without pycocotools.
+    """
+    load_pycocotools()
+    detections = list(_results(dataset, blocks))
+    scores = score(dataset, detections, [image.id for image in dataset.images])
+    return CocoResult(scores, detections, len(dataset.images), 0, problems.listed(), 0.0)
+
+
 def category_work(dataset: CocoDataset, prompt: Prompt, chunk: int | None) -> CategoryWork:
     """The work that asks for a data set's categories in their order."""
     return CategoryWork(prompt, chunk, {image.id: place for place, image in enumerate(dataset.images)})
@@ -124,7 +135,7 @@ def as_annotated(detections: Detections, image: CocoImage) -> Detections:
     return replace(detections, boxes=detections.boxes * np.array([x, y, x, y], np.float32), image_size=image.size)
 
 
-def _results(dataset: CocoDataset, blocks: Iterator[Found]) -> Iterator[dict[str, Any]]:
+def _results(dataset: CocoDataset, blocks: Iterable[Found]) -> Iterator[dict[str, Any]]:
     """COCO's results form."""
     for found in blocks:
         for item, label, value, box in zip(*(values.tolist() for values in found), strict=True):

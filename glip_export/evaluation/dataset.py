@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from glip_export.config import TaskCategory
 from glip_export.errors import GlipExportError
@@ -25,8 +25,16 @@ from glip_export.evaluation.entries import (
 )
 from glip_export.evaluation.problems import TWICE, BrokenEntryError, Problem, short
 
+NOT_ASKED = -1  # the place of what the file has, but that is not evaluated
 T = TypeVar("T", bound=CocoCategory | CocoImage)
 LISTS = ("images", "annotations", "categories")
+
+
+class Places(NamedTuple):
+    """Where ids stand in a data set's order; NOT_ASKED: its detections are left out, which is no problem."""
+
+    items: Mapping[ImageId, int]
+    labels: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -45,17 +53,20 @@ class CocoDataset:
     objects: tuple[CocoObject, ...]
     problems: tuple[Problem, ...]  # of the whole file, whatever the limit
     notes: tuple[str, ...] = ()  # what is done otherwise than the file says, though nothing in it is broken
+    unasked_images: frozenset[ImageId] = frozenset()  # ids of the file's that are not evaluated
+    unasked_categories: frozenset[int] = frozenset()
 
     @classmethod
     def read(
         cls,
         annotations: Path | str,
-        images: Path | str,
+        images: Path | str | None,
         limit: int | None = None,
         categories: Sequence[TaskCategory] = (),
     ) -> CocoDataset:
         """Reads an annotation file; images: the folder that its file names are in; limit: the first so many pictures.
 
+        images may be None where no picture is opened: the annotation file's folder stands for it.
         categories: in place of the file's own, in this order (GLIP: DATASETS.OVERRIDE_CATEGORY); annotations of others
         are left out as of an unknown category.
 
@@ -63,7 +74,8 @@ class CocoDataset:
         a path out of the folder) is in `problems` and left out. Raises GlipExportError for a file that is no COCO
         annotation file or names nothing to evaluate, and for a folder that is none.
         """
-        path, folder = Path(annotations), Path(images)
+        path = Path(annotations)
+        folder = path.parent if images is None else Path(images)
         if not folder.is_dir():
             raise GlipExportError(f"the pictures' folder {folder} does not exist or is no folder")
         data, content = _read_json(path)
@@ -90,6 +102,8 @@ class CocoDataset:
             objects=tuple(item for item in objects if item.image_id in chosen and item.category_id in asked),
             problems=tuple(problems),
             notes=notes,
+            unasked_images=frozenset(mentioned - chosen),
+            unasked_categories=frozenset(each.id for each in parsed if each.id not in asked),
         )
 
     @classmethod
@@ -111,6 +125,16 @@ class CocoDataset:
     def category_ids(self) -> tuple[int, ...]:
         """The categories' ids, in the categories' order."""
         return tuple(category.id for category in self.categories)
+
+    @property
+    def places(self) -> Places:
+        """Of the pictures and categories in their orders, by id."""
+        items: dict[ImageId, int] = {image.id: place for place, image in enumerate(self.images)}
+        labels = {category_id: place for place, category_id in enumerate(self.category_ids)}
+        return Places(
+            {**items, **dict.fromkeys(self.unasked_images, NOT_ASKED)},
+            {**labels, **dict.fromkeys(self.unasked_categories, NOT_ASKED)},
+        )
 
     def check_annotated(self) -> None:
         """Raises GlipExportError where not one annotation counts: whatever is found, there is no average precision."""

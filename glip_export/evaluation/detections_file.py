@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from glip_export.bundle.files import atomic_text
+from glip_export.evaluation.dataset import NOT_ASKED, Places
 from glip_export.evaluation.entries import ImageId, entry_fields, finite, identifier, whole
 from glip_export.evaluation.json_entries import json_entries
 from glip_export.evaluation.problems import BROKEN, BrokenEntryError, ProblemList, refuse, short
 from glip_export.evaluation.rows import Found
 
-NOT_ASKED = -1  # the place of a picture or category that the data set has, but that is not evaluated
 WRITTEN_AT_ONCE = 10_000
 KEYS = ("image_id", "category_id", "score", "bbox")
-
-
-class Places(NamedTuple):
-    """Where the ids of a file's entries stand in the data set's order; NOT_ASKED: left out and no problem."""
-
-    items: Mapping[ImageId, int]
-    labels: Mapping[int, int]
 
 
 def read_detections(

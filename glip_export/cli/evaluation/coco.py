@@ -27,17 +27,20 @@ from glip_export.cli.evaluation.running import (
     DataSet,
     backend_folder,
     check_comparison,
+    check_only_scored,
     check_written,
     evaluate_on,
     facts,
     finish,
+    folder_of,
 )
 from glip_export.cli.options import Backends as BackendsOption
-from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
 
 if TYPE_CHECKING:
     from glip_export.bundle import Bundle
+    from glip_export.config import GlipConfig
     from glip_export.evaluation import CocoDataset, CocoResult, Journal
     from glip_export.runtime.detector import Detector
 
@@ -45,6 +48,7 @@ DETECTIONS = "detections.json"
 
 
 def coco(
+    context: typer.Context,
     annotations: Annotated[Path, typer.Option(help="A COCO annotation file of any data set.", metavar="JSON")],
     images: Images = None,
     bundle: BundleOption = None,
@@ -73,17 +77,21 @@ def coco(
     """Measure COCO's average precision of one backend or several on a data set.
 
     Killed and started again it goes on where it was. Broken pictures and annotations are left out, counted and shown.
+    With --detections no bundle is run: a file in COCO's results format is scored.
 
     Example: glip-export eval coco --images val2017 --annotations instances_val2017.json
     """
     from glip_export.names import read_names
 
     asked = None if names is None else read_names(names)
-    where = bundle_or_newest(bundle)
-    check_outputs({"--json": json}, [names, weights])
     options = Options(asked, batch, chunk, aspect_groups, limit, strict)
-    backends = Backends(where, tuple(dict.fromkeys(backend or ("onnxruntime",))), threads, weights, workers)
-    if not run_coco(images, annotations, backends, options, output, json, max_ap_difference):
+    if detections is not None:
+        check_only_scored(context)
+        score_file(images, annotations, detections, options, json)
+        return
+    check_outputs({"--json": json}, [names, weights])
+    backends = Backends.of(bundle, backend, threads, weights, workers)
+    if not run_coco(folder_of(images), annotations, backends, options, output, json, max_ap_difference):
         raise typer.Exit(1)
 
 
@@ -110,18 +118,13 @@ def run_coco(
 ) -> bool:
     """Prints the tables, writes each backend's detections and the JSON; False if an AP is too far from the first."""
     from glip_export.bundle import Bundle
-    from glip_export.evaluation import CocoDataset
-    from glip_export.evaluation.problems import refuse
     from glip_export.evaluation.prompts import prompt_for, prompt_notes
     from glip_export.evaluation.report import CocoReport
 
     check_comparison(max_ap_difference, "--max-ap-difference", backends.words)
     bundle = Bundle.open(backends.bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
     config = bundle.config
-    dataset = CocoDataset.read(annotations, images, options.limit, config.task.categories)
-    if options.strict and dataset.problems:
-        raise refuse(dataset.problems[0], dataset.path)
-    dataset.check_annotated()
+    dataset = read_dataset(annotations, images, options, config)
     prompt_for(dataset, options.names, config, options.chunk)
     dataset = replace(dataset, notes=(*dataset.notes, *prompt_notes(options.names, config, options.chunk)))
     folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{annotations.stem}"
@@ -131,6 +134,38 @@ def run_coco(
     results = evaluate_on(backends, data_set, folder)
     report = CocoReport(dataset, results, facts(backends, bundle, data_set.identity), max_ap_difference)
     return finish(report, json, [folder / backend_folder(word) / DETECTIONS for word in backends.words])
+
+
+def score_file(images: Path | None, annotations: Path, detections: Path, options: Options, json: Path | None) -> None:
+    """Scores a file of detections in COCO's results format: prints the tables, writes the JSON."""
+    from glip_export.cli.progress import reading
+    from glip_export.evaluation.coco import score_coco
+    from glip_export.evaluation.detections_file import read_detections
+    from glip_export.evaluation.problems import ProblemList
+    from glip_export.evaluation.report import CocoReport
+
+    check_outputs({"--json": json}, [annotations, detections])
+    dataset = read_dataset(annotations, images, options)
+    problems = ProblemList()
+    with reading(detections) as progress:
+        blocks = read_detections(detections, dataset.places, problems, options.strict, progress)
+        result = score_coco(dataset, blocks, problems)
+    asked = {"detections_file": str(detections), "limit": options.limit}
+    finish(CocoReport(dataset, {detections.name: result}, asked), json, [])
+
+
+def read_dataset(
+    annotations: Path, images: Path | None, options: Options, config: GlipConfig | None = None
+) -> CocoDataset:
+    """The annotations, checked for something to measure; config: whose task may name categories of its own."""
+    from glip_export.evaluation import CocoDataset
+    from glip_export.evaluation.problems import refuse
+
+    dataset = CocoDataset.read(annotations, images, options.limit, config.task.categories if config else ())
+    if options.strict and dataset.problems:
+        raise refuse(dataset.problems[0], dataset.path)
+    dataset.check_annotated()
+    return dataset
 
 
 def coco_data_set(dataset: CocoDataset, bundle: Bundle, options: Options, workers: int) -> DataSet[CocoResult]:

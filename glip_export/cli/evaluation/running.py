@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import typer
 from rich.text import Text
 
 from glip_export.cli.console import console
+from glip_export.cli.options import bundle_or_newest
 from glip_export.cli.outputs import bundle_files, check_outputs
 from glip_export.cli.progress import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from glip_export.runtime.detector import Detector
 
 JOURNAL = "progress.jsonl"
+SCORING = ("normal", "entities", "merged", "subset")  # options of single verbs that tell how detections are scored
 R = TypeVar("R", bound="Result")
 
 
@@ -37,6 +40,14 @@ class Backends:
     weights: str | None = None
     workers: int = 1
     _kept: list[tuple[str, Detector]] = field(default_factory=list)  # the one that was opened last
+
+    @classmethod
+    def of(
+        cls, bundle: Path | None, words: Sequence[str] | None, threads: int | None, weights: str | None, workers: int
+    ) -> Backends:
+        """What the options say: the newest bundle and ONNX Runtime by default. Raises BundleError without a bundle."""
+        once = tuple(dict.fromkeys(words or ("onnxruntime",)))
+        return cls(bundle_or_newest(bundle), once, threads, weights, workers)
 
     def opener(self, backend: str, config: GlipConfig) -> Callable[[], Detector]:
         """What opens a backend, with a configuration in place of the bundle's; for worker processes, where asked."""
@@ -160,6 +171,24 @@ def facts(backends: Backends, bundle: Bundle, identity: Mapping[str, Any]) -> di
         "weights_sha256": bundle.weights.sha256,
         **identity,
     }
+
+
+def check_only_scored(context: typer.Context) -> None:
+    """Raises GlipExportError where an option of detecting stands beside --detections."""
+    scoring = ("images", "annotations", "detections", "limit", "strict", "json", *SCORING)
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in scoring and source is not None and source.name != "DEFAULT":
+            raise GlipExportError(
+                f"--{name.replace('_', '-')} is for detecting: leave it out, or --detections, with which nothing is run"
+            )
+
+
+def folder_of(images: Path | None) -> Path:
+    """The pictures' folder, which detecting needs. Raises GlipExportError."""
+    if images is None:
+        raise GlipExportError("give the pictures' folder with --images, or a file of detections with --detections")
+    return images
 
 
 def check_comparison(limit: float | None, option: str, backends: Sequence[str]) -> None:
