@@ -9,6 +9,7 @@ import typer
 from glip_export.cli.console import run_app
 from glip_export.cli.detect import detect
 from glip_export.cli.evaluation.coco import coco
+from glip_export.cli.evaluation.lvis import lvis
 from glip_export.cli.info import info
 from glip_export.cli.onnx import onnx
 from glip_export.cli.options import Verb
@@ -46,6 +47,7 @@ app.command(cls=Verb, context_settings={"ignore_unknown_options": True})(onnx)  
 for verb in (trt, verify, detect, info, triton, serve):
     app.command(cls=Verb)(verb)
 evaluations.command(cls=Verb)(coco)
+evaluations.command(cls=Verb)(lvis)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from glip_export.config import TaskCategory
 from glip_export.errors import GlipExportError
@@ -63,7 +63,7 @@ class CocoDataset:
         images: Path | str | None,
         limit: int | None = None,
         categories: Sequence[TaskCategory] = (),
-    ) -> CocoDataset:
+    ) -> Self:
         """Reads an annotation file; images: the folder that its file names are in; limit: the first so many pictures.
 
         images may be None where no picture is opened: the annotation file's folder stands for it.

@@ -1,0 +1,187 @@
+"""glip-export eval lvis: a data set in LVIS's format to fixed or normal average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glip_export.cli.evaluation.options import (
+    Batch,
+    DetectionsFile,
+    Images,
+    Limit,
+    MaxApDifference,
+    Output,
+    Strict,
+    Workers,
+)
+from glip_export.cli.evaluation.running import (
+    Backends,
+    DataSet,
+    backend_folder,
+    check_comparison,
+    check_only_scored,
+    check_written,
+    evaluate_on,
+    facts,
+    finish,
+    folder_of,
+)
+from glip_export.cli.options import Backends as BackendsOption
+from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
+from glip_export.cli.outputs import check_outputs
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.config import GlipConfig
+    from glip_export.evaluation import Journal
+    from glip_export.evaluation.lvis.dataset import LvisDataset
+    from glip_export.evaluation.lvis.evaluate import LvisResult
+    from glip_export.runtime.detector import Detector
+
+DETECTIONS = "detections.json"
+
+
+def lvis(
+    context: typer.Context,
+    annotations: Annotated[Path, typer.Option(help="An LVIS annotation file.", metavar="JSON")],
+    images: Images = None,
+    bundle: BundleOption = None,
+    backend: BackendsOption = None,
+    detections: DetectionsFile = None,
+    normal: Annotated[
+        bool, typer.Option("--normal", help="The 300 best a picture, not fixed AP's 10000 best a category.")
+    ] = False,
+    batch: Batch = 1,
+    chunk: Annotated[int, typer.Option(min=1, help="Names a caption.")] = 40,
+    limit: Limit = None,
+    weights: WeightsAgain = None,
+    threads: Threads = None,
+    workers: Workers = 1,
+    output: Output = None,
+    strict: Strict = False,
+    max_ap_difference: MaxApDifference = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure LVIS's average precision, "fixed" as GLIP's paper has it, of one backend or several.
+
+    AP, APr, APc and APf: of all categories, the rare, the common and the frequent ones. Pictures are looked for in the
+    folder as val2017/000000000139.jpg and as 000000000139.jpg. Killed and started again it goes on where it was; what
+    was found is kept, so that --normal after it runs no picture again.
+
+    Example: glip-export eval lvis --images coco --annotations lvis_v1_minival.json
+    """
+    options = Options(normal, batch, chunk, limit, strict)
+    if detections is not None:
+        check_only_scored(context)
+        score_file(images, annotations, detections, options, json)
+        return
+    check_outputs({"--json": json}, [weights])
+    backends = Backends.of(bundle, backend, threads, weights, workers)
+    if not run_lvis(folder_of(images), annotations, backends, options, output, json, max_ap_difference):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a data set is run and scored, alike on every backend."""
+
+    normal: bool
+    batch: int
+    chunk: int
+    limit: int | None
+    strict: bool
+
+
+def run_lvis(
+    images: Path,
+    annotations: Path,
+    backends: Backends,
+    options: Options,
+    output: Path | None,
+    json: Path | None,
+    max_ap_difference: float | None,
+) -> bool:
+    """Prints the tables, writes each backend's detections and the JSON; False if an AP is too far from the first."""
+    from glip_export.bundle import Bundle
+    from glip_export.evaluation.lvis.evaluate import lvis_config, lvis_notes
+    from glip_export.evaluation.lvis.report import LvisReport
+    from glip_export.evaluation.prompts import prompt_for, prompt_notes
+
+    check_comparison(max_ap_difference, "--max-ap-difference", backends.words)
+    bundle = Bundle.open(backends.bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
+    config = lvis_config(bundle.config)
+    dataset = read_dataset(annotations, images, options)
+    prompt_for(dataset, None, config, options.chunk)
+    notes = (*dataset.notes, *prompt_notes(None, config, options.chunk), *lvis_notes(config))
+    dataset = replace(dataset, notes=notes)
+    folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{annotations.stem}"
+    check_written(backends, {folder: DETECTIONS}, json, [annotations, *(image.path for image in dataset.images)])
+    data_set = lvis_data_set(dataset, bundle, config, options, backends.workers)
+    backends.check(config, folder)
+    results = evaluate_on(backends, data_set, folder)
+    asked = facts(backends, bundle, data_set.identity)
+    report = LvisReport(dataset, results, asked, max_ap_difference, options.normal)
+    return finish(report, json, [folder / backend_folder(word) / DETECTIONS for word in backends.words])
+
+
+def score_file(images: Path | None, annotations: Path, detections: Path, options: Options, json: Path | None) -> None:
+    """Scores a file of detections in COCO's results format: prints the tables, writes the JSON."""
+    from glip_export.cli.progress import reading
+    from glip_export.evaluation.detections_file import read_detections
+    from glip_export.evaluation.lvis.evaluate import score_found
+    from glip_export.evaluation.lvis.report import LvisReport
+    from glip_export.evaluation.problems import ProblemList
+
+    check_outputs({"--json": json}, [annotations, detections])
+    dataset = read_dataset(annotations, images, options)
+    problems = ProblemList()
+    with reading(detections) as progress:
+        blocks = read_detections(detections, dataset.places, problems, options.strict, progress)
+        result = score_found(dataset, blocks, problems, normal=options.normal)
+    asked = {"detections_file": str(detections), "limit": options.limit}
+    finish(LvisReport(dataset, {detections.name: result}, asked, normal=options.normal), json, [])
+
+
+def read_dataset(annotations: Path, images: Path | None, options: Options) -> LvisDataset:
+    """The annotations, checked for something to measure."""
+    from glip_export.evaluation.lvis.dataset import LvisDataset
+    from glip_export.evaluation.problems import refuse
+
+    dataset = LvisDataset.read(annotations, images, options.limit)
+    if options.strict and dataset.problems:
+        raise refuse(dataset.problems[0], dataset.path)
+    dataset.check_annotated()
+    return dataset
+
+
+def lvis_data_set(
+    dataset: LvisDataset, bundle: Bundle, config: GlipConfig, options: Options, workers: int
+) -> DataSet[LvisResult]:
+    """A data set in LVIS's format, for `evaluate_on`; how it is scored is no part of its identity."""
+    from glip_export.evaluation.identity import identity
+    from glip_export.evaluation.lvis.evaluate import evaluate_lvis
+
+    def evaluate(detector: Callable[[], Detector], journal: Journal, progress: Callable[[int], None]) -> LvisResult:
+        return evaluate_lvis(
+            detector,
+            dataset,
+            normal=options.normal,
+            batch=options.batch,
+            chunk=options.chunk,
+            journal=journal,
+            strict=options.strict,
+            workers=workers,
+            progress=progress,
+            config=config,
+        )
+
+    def write(path: Path, result: LvisResult) -> None:
+        result.write(path, dataset)
+
+    facts_of = identity(dataset, bundle, None, options.batch, options.chunk, limit=options.limit)
+    return DataSet("", len(dataset.images), facts_of, config, DETECTIONS, evaluate, write)

@@ -1,0 +1,127 @@
+"""glip-export eval lvis: what it prints and writes, goes on with after kill -9, scores from a file, and refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lvis_form import as_lvis
+from waiting import wait_until
+
+from glip_export.evaluation.rows import ROW
+
+Run = Callable[..., tuple[int, str, str]]
+NUMBERS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
+
+
+@pytest.fixture
+def eval_lvis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """glip-export eval lvis in an empty folder: its exit code, output and error output."""
+    from glip_export.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "lvis", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        streams = capsys.readouterr()
+        return int(stopped.value.code or 0), streams.out, streams.err
+
+    return run
+
+
+@pytest.fixture
+def annotations(photos: tuple[Path, Path], tmp_path: Path) -> Path:
+    return as_lvis(photos[0], tmp_path / "lvis.json")
+
+
+@pytest.fixture
+def words(photos: tuple[Path, Path], annotations: Path, tiny_bundle: Path) -> list[object]:
+    """The pictures lie in the folder itself, though the addresses say val2017/."""
+    return ["--images", photos[1], "--annotations", annotations, "--bundle", tiny_bundle, "--threads", 1]
+
+
+def test_a_bundle_and_then_its_file_give_the_same(eval_lvis: Run, words, annotations: Path, tmp_path: Path) -> None:
+    code, out, _ = eval_lvis(*words, "--chunk", 2, "--output", "out", "--json", "ap.json")
+    assert code == 0 and "APr" in out and "coffee cup" in out
+    assert "the bundle keeps 100 detections a caption, GLIP's numbers are of 300" in out
+    report = json.loads((tmp_path / "ap.json").read_text())
+    backend = report["backends"]["onnxruntime"]
+    assert report["chunk"] == 2 and report["batch"] == 1
+    assert backend["mode"] == "fixed"
+    assert list(backend["scores"]) == [*NUMBERS, "AR@-1", "ARs@-1", "ARm@-1", "ARl@-1"]
+    assert [each["frequency"] for each in backend["classes"]] == ["r", "c", "f"]
+    assert any("300" in note for note in report["notes"])
+    file = tmp_path / "out" / "onnxruntime" / "detections.json"
+    assert backend["detections"] == len(json.loads(file.read_text())) > 200
+    code, out, _ = eval_lvis("--annotations", annotations, "--detections", file, "--json", "again.json")
+    assert code == 0 and "AP50" in out
+    again = json.loads((tmp_path / "again.json").read_text())["backends"]["detections.json"]
+    assert {key: again[key] for key in ("scores", "classes", "counted")} == {
+        key: backend[key] for key in ("scores", "classes", "counted")
+    }
+
+
+def test_normal_ap_after_fixed_runs_nothing_again(eval_lvis: Run, words, tmp_path: Path, monkeypatch) -> None:
+    assert eval_lvis(*words, "--output", "out", "--limit", 3)[0] == 0
+    monkeypatch.setattr("glip_export.runtime.detector.Detector.open", None)
+    code, out, _ = eval_lvis(*words, "--output", "out", "--limit", 3, "--normal", "--json", "ap.json")
+    assert code == 0 and "300 best a picture" in out
+    scores = json.loads((tmp_path / "ap.json").read_text())["backends"]["onnxruntime"]["scores"]
+    assert list(scores) == [*NUMBERS, "AR@300", "ARs@300", "ARm@300", "ARl@300"]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(eval_lvis: Run, words, tmp_path: Path) -> None:
+    assert eval_lvis(*words, "--output", "whole", "--json", "whole.json")[0] == 0
+    command = [sys.executable, "-m", "glip_export.cli", "eval", "lvis", *map(str, words), "--output", "killed"]
+    rows = tmp_path / "killed" / "onnxruntime" / "progress.rows"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: rows.exists() and rows.stat().st_size >= 200 * ROW.itemsize)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "onnxruntime" / "detections.json").exists()
+    assert eval_lvis(*words, "--output", "killed", "--json", "killed.json")[0] == 0
+    one, other = (tmp_path / name / "onnxruntime" for name in ("whole", "killed"))
+    for name in ("detections.json", "progress.rows"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "killed"))
+    for report in (first, second):
+        report["backends"]["onnxruntime"].pop("seconds")
+    assert first == second
+
+
+def test_backends_are_compared_with_the_first(eval_lvis: Run, words) -> None:
+    several = ["--backend", "torch", "--backend", "onnxruntime", "--limit", 3, "--max-ap-difference", "0.01"]
+    code, out, _ = eval_lvis(*words, *several)
+    assert code == 0 and "PASSED" in out and "- torch" in out
+
+
+def test_broken_detections_are_counted_or_refused(eval_lvis: Run, annotations: Path, tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere.json"
+    good = {"image_id": 1, "category_id": 20, "bbox": [5, 5, 30, 30], "score": 0.9}
+    file.write_text(json.dumps([good, {**good, "image_id": 99}, {**good, "score": None}]))
+    scored = ["--annotations", annotations, "--detections", file]
+    code, out, _ = eval_lvis(*scored, "--json", "ap.json")
+    assert code == 0 and "detection: unknown picture" in out
+    report = json.loads((tmp_path / "ap.json").read_text())
+    assert report["problems"]["counts"] == {"detection: unknown picture": 1, "detection: broken entry": 1}
+    assert report["backends"]["elsewhere.json"]["detections"] == 1
+    code, _, err = eval_lvis(*scored, "--strict")
+    assert code == 2 and "detection entry 2: image_id 99 is no picture's" in err
+
+
+def test_options_of_detecting_are_refused_beside_a_file(eval_lvis: Run, annotations: Path, tmp_path: Path) -> None:
+    (tmp_path / "found.json").write_text("[]")
+    code, _, err = eval_lvis("--annotations", annotations, "--detections", "found.json", "--chunk", 40)
+    assert code == 2 and "--chunk is for detecting" in err
+    assert eval_lvis("--annotations", annotations, "--detections", "found.json", "--normal")[0] == 0
+
+
+def test_a_coco_file_is_refused(eval_lvis: Run, photos: tuple[Path, Path], tiny_bundle: Path) -> None:
+    code, _, err = eval_lvis("--images", photos[1], "--annotations", photos[0], "--bundle", tiny_bundle)
+    assert code == 2 and "frequency is None, not r, c or f" in err
