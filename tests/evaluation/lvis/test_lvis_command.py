@@ -125,3 +125,11 @@ def test_options_of_detecting_are_refused_beside_a_file(eval_lvis: Run, annotati
 def test_a_coco_file_is_refused(eval_lvis: Run, photos: tuple[Path, Path], tiny_bundle: Path) -> None:
     code, _, err = eval_lvis("--images", photos[1], "--annotations", photos[0], "--bundle", tiny_bundle)
     assert code == 2 and "frequency is None, not r, c or f" in err
+
+
+def test_two_workers_find_the_same(eval_lvis: Run, words, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        given = ["--limit", 4, "--workers", workers, "--output", f"of{workers}"]
+        assert eval_lvis(*words, *given)[0] == 0
+    one, two = (tmp_path / f"of{workers}" / "onnxruntime" / "detections.json" for workers in (1, 2))
+    assert one.read_bytes() == two.read_bytes()
