@@ -47,7 +47,8 @@ def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids:
     coco, cocoeval = load_pycocotools()
     # Places instead of ids: pycocotools takes an annotation with the id 0 for none, and ids may be of any size.
     images = {image_id: place for place, image_id in enumerate(sorted(image_ids, key=rising))}
-    categories = {category_id: place for place, category_id in enumerate(dataset.category_ids)}
+    # In the order of the ids, as pycocotools has them: the order of the labels would add in another order.
+    categories = {category_id: place for place, category_id in enumerate(sorted(dataset.category_ids))}
     truth = [
         _entry(images[item.image_id], categories[item.category_id], item.box, area=item.area, iscrowd=int(item.crowd))
         for item in dataset.objects
@@ -75,7 +76,7 @@ def score(dataset: CocoDataset, results: Iterable[Mapping[str, Any]], image_ids:
         dict(zip((*PRECISIONS, *RECALLS), map(_value, evaluation.stats), strict=True)),
         tuple(
             ClassScore(category.id, category.name, objects[place], _class_values(evaluation.eval, place))
-            for place, category in enumerate(dataset.categories)
+            for category, place in ((each, categories[each.id]) for each in dataset.categories)
         ),
     )
 

@@ -39,10 +39,10 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """Pictures and categories by rising id, and the objects on those pictures; broken entries are left out.
+    """Pictures by rising id, categories in the file's order, and the objects on those pictures; no broken entries.
 
     Categories that a task puts in the place of the file's are in the task's order; those that nothing is an example of
-    are left out, see `asked_categories`.
+    are left out, see `asked_categories`. In the original, too, labels follow the list of categories, whatever its ids.
     """
 
     path: Path  # the annotation file
@@ -98,7 +98,7 @@ class CocoDataset:
             sha256=hashlib.sha256(data).hexdigest(),
             folder=folder,
             images=tuple(pictures),
-            categories=tuple(kept if categories else sorted(kept, key=lambda category: category.id)),
+            categories=tuple(kept if categories else cls.in_label_order(kept)),
             objects=tuple(item for item in objects if item.image_id in chosen and item.category_id in asked),
             problems=tuple(problems),
             notes=notes,
@@ -115,6 +115,11 @@ class CocoDataset:
     def parse_category(cls, entry: object) -> CocoCategory:
         """An entry of "categories". Raises BrokenEntryError."""
         return parse_category(entry)
+
+    @classmethod
+    def in_label_order(cls, categories: Sequence[CocoCategory]) -> Sequence[CocoCategory]:
+        """The file's categories, given in its order, as labels count them: in that order."""
+        return categories
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from answers import write_set
 
@@ -57,14 +58,35 @@ def test_each_class_by_itself(tmp_path: Path) -> None:
     truth = dataset(tmp_path, 2, [(1, 0, BOX), (2, 0, BOX), (2, 90, BOX)], categories)
     found = score(truth, [result(1, 0.9, category_id=0), result(2, 0.9, category_id=90)], [1, 2])
     assert [(each.id, each.name, each.objects) for each in found.classes] == [
+        (90, "dog", 1),
         (0, "cat", 2),
         (7, "horse", 0),
-        (90, "dog", 1),
     ]
-    assert found.classes[0].values["AP"] == pytest.approx(51 / 101)  # one of two: recalls up to 0.5
-    assert found.classes[1].values == {"AP": None, "AP50": None, "AR100": None}
-    assert found.classes[2].values == {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0), "AR100": pytest.approx(1)}
+    assert found.classes[0].values == {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0), "AR100": pytest.approx(1)}
+    assert found.classes[1].values["AP"] == pytest.approx(51 / 101)  # one of two: recalls up to 0.5
+    assert found.classes[2].values == {"AP": None, "AP50": None, "AR100": None}
     assert found.values["AP"] == pytest.approx((51 / 101 + 1) / 2)
+
+
+def test_the_order_of_the_categories_changes_no_digit(tmp_path: Path) -> None:
+    """Sums in float64 depend on their order: it is that of the ids, as pycocotools has it, not that of the labels."""
+    rng = np.random.default_rng(5)
+    ids = [7, 3, 41, 12, 30, 1, 22, 18, 9, 5, 60]
+    truth = [
+        (image, number, (*rng.uniform(0, 80, 2), *rng.uniform(20, 110, 2))) for image in (1, 2, 3) for number in ids
+    ]
+    results = [
+        result(image, float(rng.random()), tuple(np.array(box) + rng.normal(0, 8, 4).clip(-15, 15)), number)
+        for image, number, box in truth
+        for _ in range(3)
+    ]
+    listed, by_id = (
+        score(dataset(tmp_path / name, 3, truth, [(number, f"n{number}") for number in order]), results, [1, 2, 3])
+        for name, order in (("listed", ids), ("by_id", sorted(ids)))
+    )
+    assert listed.values == by_id.values and 0.1 < (listed.values["AP"] or 0) < 0.9
+    assert [each.id for each in listed.classes] == ids
+    assert sorted(listed.classes, key=lambda each: each.id) == list(by_id.classes)
 
 
 def test_crowds_are_neither_right_nor_wrong(tmp_path: Path) -> None:

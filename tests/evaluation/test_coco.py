@@ -44,15 +44,18 @@ def test_right_answers(dataset: CocoDataset) -> None:
     }
 
 
-def test_labels_are_the_sorted_categories(tmp_path: Path) -> None:
+def test_labels_follow_the_files_order_of_categories(tmp_path: Path) -> None:
+    """As in the original, whatever the ids: 90 comes first."""
     categories = ((90, "dog"), (3, "remote control"), (17, "cat"))
     truth = [(1, 90, BOX), (1, 3, (0, 0, 20, 20))]
     dataset = CocoDataset.read(*write_set(tmp_path, {1: (200, 200)}, truth, categories))
-    detector = Answers({1: [(2, 0.9, XYXY), (0, 0.8, (0, 0, 19, 19))]})
+    detector = Answers({1: [(0, 0.9, XYXY), (1, 0.8, (0, 0, 19, 19))]})
     found = evaluate_coco(detector, dataset)
-    assert detector.prompts[0].names == ("remote control", "cat", "dog")
+    assert detector.prompts[0].names == ("dog", "remote control", "cat")
     assert [result["category_id"] for result in found.detections] == [90, 3]
     assert found.scores.values["AP"] == pytest.approx(1.0)
+    named = evaluate_coco(detector, dataset, ["a dog", "a remote", "a cat"])  # other names, in the same order
+    assert detector.prompts[1].names == ("a dog", "a remote", "a cat") and named.detections == found.detections
 
 
 def test_other_names_batch_and_chunk(tmp_path: Path) -> None:

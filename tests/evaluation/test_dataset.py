@@ -25,7 +25,8 @@ def test_what_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, categories=((9, "dog"), (2, "cat"), (1, "remote control")))
     assert [image.id for image in found.images] == [1, 3]  # by rising id
     assert found.images[1].path == tmp_path / "images" / "3.png" and found.images[1].size == (40, 60)
-    assert found.names == ("remote control", "cat", "dog") and found.category_ids == (1, 2, 9)
+    assert found.names == ("dog", "cat", "remote control") and found.category_ids == (9, 2, 1)  # the file's order
+    assert found.places.labels == {9: 0, 2: 1, 1: 2}
     assert found.objects[0].box == (10, 20, 30, 40) and found.objects[0].area == 1200 and not found.objects[0].crowd
     assert found.problems == () and len(found.sha256) == 64
 

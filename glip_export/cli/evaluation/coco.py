@@ -60,7 +60,7 @@ def coco(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help='What to ask for instead of the categories, by rising id: "a. b. c", or a file with a name a line.',
+            help='Asked for instead of the categories, in the file\'s order: "a. b. c", or a file with a name a line.',
             show_default=False,
         ),
     ] = None,

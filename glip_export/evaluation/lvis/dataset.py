@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -40,7 +40,7 @@ class LvisCategory(CocoCategory):
 
 @dataclass(frozen=True)
 class LvisDataset(CocoDataset):
-    """Pictures by rising id, their objects, and the categories.
+    """Pictures by rising id, their objects, and the categories, by rising id too.
 
     A picture's file is where "file_name" says or, as LVIS's own files have none, under the last two parts or the last
     part of "coco_url": both val2017/000000000139.jpg and 000000000139.jpg are looked for in the folder.
@@ -73,6 +73,11 @@ class LvisDataset(CocoDataset):
         if frequency not in FREQUENCIES:
             raise BrokenEntryError(BROKEN, f"frequency is {short(frequency)}, not r, c or f")
         return LvisCategory(plain.id, plain.name, plain.supercategory, frequency)
+
+    @classmethod
+    def in_label_order(cls, categories: Sequence[CocoCategory]) -> Sequence[CocoCategory]:
+        """By rising id: the original's reader of LVIS sorts them, unlike its reader of COCO."""
+        return sorted(categories, key=lambda category: category.id)
 
 
 def _places(fields: dict[str, object]) -> Iterator[str]:

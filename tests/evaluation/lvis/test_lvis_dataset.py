@@ -73,6 +73,12 @@ def test_broken_pictures_are_left_out_and_told(tmp_path: Path, fields: dict[str,
     assert problem.text.startswith("picture entry 2: ")
 
 
+def test_labels_follow_the_ids_as_in_the_original(tmp_path: Path) -> None:
+    """Its reader of LVIS sorts the categories, its reader of COCO does not."""
+    other = {"id": 1, "name": "zebra", "frequency": "r"}
+    assert read(tmp_path, picture(3), categories=[CATEGORY, other]).category_ids == (1, CATEGORY["id"])
+
+
 def test_a_category_without_a_frequency_is_left_out_and_told(tmp_path: Path) -> None:
     dataset = read(tmp_path, picture(3), categories=[CATEGORY, {"id": 8, "name": "b"}])
     (problem,) = dataset.problems
