@@ -49,7 +49,8 @@ class Prompt:
     """What to detect: the names in order (their index is the label), or the phrases of one caption.
 
     `caption` and `spans` are set for phrase grounding only, `words` where a name is asked for by other words than its
-    own, and `unscored` for words at the end of every caption that are no name's. Equal prompts are equal keys; `key` is
+    own, and `unscored` for words at the end of every caption that are no name's. `wordless`: phrases without a token
+    are allowed, and found nowhere, as in the original. Equal prompts are equal keys; `key` is
     stable across processes. Raises PromptError where the prompt cannot be used with any model.
     """
 
@@ -58,6 +59,7 @@ class Prompt:
     spans: tuple[tuple[Span, ...], ...] | None = None
     words: tuple[Words, ...] | None = None
     unscored: tuple[str, ...] = ()
+    wordless: bool = False
 
     @classmethod
     def of(cls, value: str | Sequence[str] | Prompt) -> Prompt:
@@ -76,13 +78,17 @@ class Prompt:
         return cls(tuple(clean_name(_checked_text(name)) for name in value))
 
     @classmethod
-    def from_spans(cls, caption: str, spans: Sequence[Span | Sequence[Span]]) -> Prompt:
-        """A caption and the characters of each phrase: (start, end), or a list of them; end exclusive."""
+    def from_spans(cls, caption: str, spans: Sequence[Span | Sequence[Span]], wordless: bool = False) -> Prompt:
+        """A caption and the characters of each phrase: (start, end), or a list of them; end exclusive.
+
+        wordless: a phrase may have no span or hold nothing that the tokenizer can read; then nothing is found for it.
+        """
         caption = _checked_text(caption)
         if not isinstance(spans, Sequence):
             raise PromptError(f"the spans are a list of (start, end), not {type(spans).__name__}")
-        parsed = tuple(_parse_spans(entry, caption) for entry in spans)
-        return cls(tuple(" ".join(caption[start:end] for start, end in entry) for entry in parsed), caption, parsed)
+        parsed = tuple(() if wordless and entry in ((), []) else _parse_spans(entry, caption) for entry in spans)
+        names = tuple(" ".join(caption[start:end] for start, end in entry) for entry in parsed)
+        return cls(names, caption, parsed, wordless=wordless)
 
     @classmethod
     def from_words(
@@ -115,7 +121,7 @@ class Prompt:
         texts = [*self.names, *(text for entry in self.words or () for text in entry), *self.unscored]
         _check_length(sum(len(_checked_text(text)) for text in texts) + len(self.caption or ""))
         for index, name in enumerate(self.asked):
-            if not name.strip(". \t\r\n"):
+            if not self.wordless and not name.strip(". \t\r\n"):
                 raise PromptError(f"name {index + 1} of the prompt is empty: {quoted(name)} holds no word")
 
     @property
@@ -129,6 +135,8 @@ class Prompt:
         parts: list[object] = [self.names, self.caption, self.spans]
         if self.words is not None or self.unscored:
             parts += [self.words, self.unscored]
+        if self.wordless:
+            parts.append("wordless")
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def chunks(self, max_query_len: int = 256, separator: str = ". ", chunk: int = -1) -> tuple[TokenizedChunk, ...]:
@@ -139,7 +147,7 @@ class Prompt:
         grounding caption is never split. Raises PromptError for a name or caption too long, or without any token.
         """
         if self.caption is not None and self.spans is not None:
-            return (_tokenize(self.caption, self.spans, self.names, 0, max_query_len),)
+            return (_tokenize(self.caption, self.spans, self.names, 0, max_query_len, self.wordless),)
         words = self.words or tuple(Words("", name, "") for name in self.names)
         tail = "".join(separator + text for text in self.unscored)
         size = chunk if chunk > 0 else len(words)
@@ -164,7 +172,7 @@ def class_map(chunk: TokenizedChunk, score_agg: str, length: int | None = None) 
         raise ConfigError(f"MODEL.DYHEAD.SCORE_AGG is {score_agg!r}; MEAN, MAX and POWER are known")
     weights = np.zeros((length or len(chunk.input_ids), len(chunk.class_tokens)), np.float32)
     for label, tokens in enumerate(chunk.class_tokens):
-        weights[list(tokens), label] = 1 if score_agg == "MAX" else 1 / len(tokens)
+        weights[list(tokens), label] = 1 if score_agg == "MAX" else 1 / max(len(tokens), 1)
     return weights
 
 
@@ -209,7 +217,12 @@ def _name_spans(words: Sequence[Words], separator: str) -> Iterator[tuple[Span]]
 
 
 def _tokenize(
-    caption: str, spans: Iterator[tuple[Span]] | Sequence[Sequence[Span]], names: Sequence[str], first: int, limit: int
+    caption: str,
+    spans: Iterator[tuple[Span]] | Sequence[Sequence[Span]],
+    names: Sequence[str],
+    first: int,
+    limit: int,
+    wordless: bool = False,
 ) -> TokenizedChunk:
     encoding = tokenizer().encode(caption)
     if len(encoding.ids) > limit:
@@ -217,7 +230,7 @@ def _tokenize(
     class_tokens = []
     for name, entry in zip(names, spans, strict=True):
         tokens = sorted({token for span in entry for token in _span_tokens(encoding, span, len(caption))})
-        if not tokens:
+        if not tokens and not wordless:
             raise PromptError(f"{quoted(name)} holds nothing that the tokenizer can read; give it a word")
         class_tokens.append(tuple(tokens))
     return TokenizedChunk(caption, np.array(encoding.ids, np.int64), tuple(class_tokens), first)

@@ -108,6 +108,21 @@ def test_spans_of_a_caption() -> None:
     ]
 
 
+def test_a_phrase_without_a_token_is_found_nowhere_where_that_is_asked_for() -> None:
+    caption, spans = "a cat \u200b\u200b\u200b\u200b\u200b .", [(0, 5), (7, 8), [], (12, 13)]
+    prompt = Prompt.from_spans(caption, spans, wordless=True)
+    (chunk,) = prompt.chunks()
+    assert chunk.class_tokens == ((1, 2), (), (), (3,))
+    assert class_map(chunk, "MEAN").sum(0).tolist() == [1, 0, 0, 1]
+    assert class_map(chunk, "MAX").sum(0).tolist() == [2, 0, 0, 1]
+    with pytest.raises(PromptError, match="holds nothing"):
+        Prompt.from_spans(caption, spans[:2]).chunks()
+    with pytest.raises(PromptError, match="outside the caption"):
+        Prompt.from_spans(caption, [(0, 99)], wordless=True)
+    one, other = (Prompt.from_spans("a cat", [(0, 5)], wordless=wordless) for wordless in (False, True))
+    assert one.key != other.key and one != other
+
+
 def test_class_map() -> None:
     (chunk,) = Prompt.of("cat. remote control").chunks()  # [CLS] cat . remote control [SEP]
     mean = class_map(chunk, "MEAN")
