@@ -187,7 +187,7 @@ class Report(Generic[D, R]):
         return {}
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: everything but the detections."""
+        """For JSON: everything but the detections; "scores" are the first backend's."""
         return {
             "annotations": str(self.dataset.path),
             "annotations_sha256": self.dataset.sha256,
@@ -198,11 +198,15 @@ class Report(Generic[D, R]):
                 "entries": [{"kind": problem.kind, "text": problem.text} for problem in self.problems],
             },
             "notes": list(self.notes),
+            "scores": self._scores(self.results[self.first]),
             "backends": {backend: self._backend(backend) for backend in self.results},
             self.option: self.max_difference,
             "nothing_compared": self.incomparable if self.max_difference is not None else None,
             "passed": self.passed,
         }
+
+    def _scores(self, result: R) -> dict[str, float | None]:
+        return {**result.values, **{other: result.values[name] for other, name in self.others.items()}}
 
     def _backend(self, backend: str) -> dict[str, Any]:
         result = self.results[backend]
@@ -212,7 +216,7 @@ class Report(Generic[D, R]):
             "turned": result.turned,
             "detections": result.found,
             "seconds": round(result.seconds, 3),
-            "scores": {**result.values, **{other: result.values[name] for other, name in self.others.items()}},
+            "scores": self._scores(result),
             "differences": None if backend == self.first else self.differences(backend),
             **self.details(result),
         }

@@ -71,6 +71,7 @@ def test_json(dataset: CocoDataset) -> None:
     assert first["scores"]["AP"] == pytest.approx(1.0) and first["scores"]["AP_small"] is None
     assert first["scores"]["AR100"] == pytest.approx(1.0)
     assert first["pictures"] == 2 and first["left_out"] == 1 and first["detections"] == 2
+    assert found["scores"] == first["scores"] and first["scores"]["APl"] == first["scores"]["AP_large"]
     assert first["differences"] is None and other["differences"]["AP"] == pytest.approx(-0.4)
     assert other["classes"] == [
         {"id": 1, "name": "cat", "objects": 2, "AP": pytest.approx(0.6), "AP50": pytest.approx(1), "AR100": 0.6}
