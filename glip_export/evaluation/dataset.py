@@ -78,7 +78,7 @@ class CocoDataset:
         folder = path.parent if images is None else Path(images)
         if not folder.is_dir():
             raise GlipExportError(f"the pictures' folder {folder} does not exist or is no folder")
-        data, content = _read_json(path)
+        data, content = read_json(path)
         problems: list[Problem] = []
         listed = [asdict(each) for each in categories] or content["categories"]
         parsed, _ = _parse_list("category", listed, cls.parse_category, problems)
@@ -155,19 +155,25 @@ class CocoDataset:
         )
 
     def pictures_digest(self) -> str:
-        """SHA-256 over name, size and time of every picture's file: what tells that one was changed."""
-        digest = hashlib.sha256()
-        for image in self.images:
-            try:
-                status = image.path.stat()
-                facts = f"{status.st_size} {status.st_mtime_ns}"
-            except (OSError, ValueError):  # ValueError: a name that no file can have
-                facts = "missing"
-            digest.update(f"{image.file_name}\0{facts}\n".encode(errors="surrogatepass"))
-        return digest.hexdigest()
+        """See `pictures_digest`."""
+        return pictures_digest(self.images)
 
 
-def _read_json(path: Path) -> tuple[bytes, dict[str, list[Any]]]:
+def pictures_digest(images: Sequence[CocoImage]) -> str:
+    """SHA-256 over name, size and time of every picture's file: what tells that one was changed."""
+    digest = hashlib.sha256()
+    for image in images:
+        try:
+            status = image.path.stat()
+            facts = f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            facts = "missing"
+        digest.update(f"{image.file_name}\0{facts}\n".encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def read_json(path: Path, lists: Sequence[str] = LISTS) -> tuple[bytes, dict[str, list[Any]]]:
+    """The bytes of an annotation file and what they hold, with those lists. Raises GlipExportError."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -178,8 +184,8 @@ def _read_json(path: Path) -> tuple[bytes, dict[str, list[Any]]]:
     except (ValueError, RecursionError) as error:
         raise GlipExportError(f"{what}: it is not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise GlipExportError(f"{what}: it holds no object with the lists {', '.join(LISTS)}")
-    for name in LISTS:
+        raise GlipExportError(f"{what}: it holds no object with the lists {', '.join(lists)}")
+    for name in lists:
         if not isinstance(content.get(name), list):
             raise GlipExportError(f'{what}: it has no list "{name}"')
     return data, content
