@@ -98,6 +98,45 @@ class DetectionConfig:
     chunk: int = -1  # TEST.CHUNKED_EVALUATION: names a caption, -1 for as many as fit
     # TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM: names that a prompt may have, -1 for any number
     most_names: int = field(default=-1, metadata=ADDED)
+    # TEST.USE_MULTISCALE: the head gives the candidates of all levels, without NMS; MultiscaleConfig says the rest
+    several_scales: bool = field(default=False, metadata=ADDED)
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates of all levels there may be."""
+        return len(self.anchor_strides) * self.pre_nms_top_n
+
+    @property
+    def most_detections(self) -> int:
+        """How many detections of a picture the fusion head may give."""
+        return self.candidates if self.several_scales else self.detections_per_image
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """Boxes of an area between low^2 and high^2, neither reached: an entry of TEST.RANGES."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class MultiscaleConfig:
+    """TEST, where `DetectionConfig.several_scales`: at which scales a picture is seen, and how what is found is merged.
+
+    Without it everything here is at its default.
+    """
+
+    scales: tuple[int, ...] = (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800)  # SCALES, short side
+    max_size: int = 2500  # MAX_SIZE, pixels of the long side
+    ranges: tuple[SizeRange, ...] = ()  # RANGES, one a scale; none where they are not as many as SCALES
+    flip: bool = True  # FLIP: each scale mirrored too
+    special_nms: str = "none"  # SPECIAL_NMS: vote, soft-vote, soft-nms, or another word for plain NMS
+    threshold: float = 0.6  # TH: IoU, or for soft-nms a score; 0 or less for no merging
+    soft_vote_score: float = 0.05  # MODEL.RETINANET.INFERENCE_TH
+    most: int = 1000  # PRE_NMS_TOP_N: boxes a picture, 0 or less for any number
+    num_classes: int = 81  # NUM_CLASSES: one more than the names that are merged
+    select_classes: tuple[int, ...] = ()  # SELECT_CLASSES: numbers of the names that are merged, from 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +149,7 @@ class GlipConfig:
     swin: SwinConfig = field(default_factory=SwinConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
+    multiscale: MultiscaleConfig = field(default_factory=MultiscaleConfig, metadata=ADDED)
     task: TaskConfig = field(default_factory=TaskConfig, metadata=ADDED)
 
     @property

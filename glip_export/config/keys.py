@@ -60,6 +60,17 @@ HONOURED: dict[str, str] = {
     "MODEL.RPN.ANCHOR_STRIDE": "detection.anchor_strides",
     "TEST.CHUNKED_EVALUATION": "detection.chunk",
     "TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM": "detection.most_names",
+    "TEST.USE_MULTISCALE": "detection.several_scales",
+    "TEST.SCALES": "multiscale.scales",
+    "TEST.MAX_SIZE": "multiscale.max_size",
+    "TEST.RANGES": "multiscale.ranges",
+    "TEST.FLIP": "multiscale.flip",
+    "TEST.SPECIAL_NMS": "multiscale.special_nms",
+    "TEST.TH": "multiscale.threshold",
+    "MODEL.RETINANET.INFERENCE_TH": "multiscale.soft_vote_score",
+    "TEST.PRE_NMS_TOP_N": "multiscale.most",
+    "TEST.NUM_CLASSES": "multiscale.num_classes",
+    "TEST.SELECT_CLASSES": "multiscale.select_classes",
     "DATASETS.USE_OVERRIDE_CATEGORY": "task.use_override_category",
     "DATASETS.OVERRIDE_CATEGORY": "task.override_category",
     "DATASETS.USE_CAPTION_PROMPT": "task.use_caption_prompt",
@@ -171,7 +182,7 @@ WITHOUT_INFLUENCE = (
     Unread(
         "read by other heads (RetinaNet, FCOS, ATSS, the first stage of two)",
         (
-            "MODEL.RETINANET.*",
+            *_below("MODEL.RETINANET", "DETECTIONS_PER_IMG NMS_TH NUM_CLASSES NUM_CONVS PRE_NMS_TOP_N PRIOR_PROB"),
             "MODEL.FCOS.*",
             *_below("MODEL.ATSS", "CHANNELS NUM_CLASSES NUM_CONVS USE_BN USE_DFCONV USE_DYRELU USE_GN USE_SE"),
             *_below(
@@ -241,10 +252,6 @@ WITHOUT_INFLUENCE = (
         ),
     ),
     Unread("read with DATASETS.ONE_HOT, which is refused", ("DATASETS.NO_MINUS_ONE_FOR_ONE_HOT",)),
-    Unread(
-        "read with TEST.USE_MULTISCALE, which is refused",
-        _below("TEST", "FLIP MAX_SIZE NUM_CLASSES PRE_NMS_TOP_N RANGES SCALES SELECT_CLASSES TH"),
-    ),
     Unread(
         "read by the original's evaluations of LVIS, Flickr30k and question answering, which are not here",
         _below(

@@ -8,6 +8,7 @@ from pathlib import Path
 from glip_export.config.bert import BertConfig, read_bert_config
 from glip_export.config.glip_config import DetectionConfig, GlipConfig, HeadConfig, ImageConfig, SwinConfig, TextConfig
 from glip_export.config.keys import HONOURED
+from glip_export.config.multiscale import read_multiscale
 from glip_export.config.published import identify, official_values, structure
 from glip_export.config.supported import PROMPT_TUNINGS, check_supported
 from glip_export.config.task import read_task
@@ -115,7 +116,9 @@ def _from_values(name: str, values: Values, bert: BertConfig) -> GlipConfig:
             anchor_strides=values[model + "RPN.ANCHOR_STRIDE"],
             chunk=values["TEST.CHUNKED_EVALUATION"],
             most_names=values["TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM"],
+            several_scales=values["TEST.USE_MULTISCALE"],
         ),
+        multiscale=read_multiscale(values),
         task=read_task(values),
     )
 

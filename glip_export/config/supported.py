@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from glip_export.config import multiscale
 from glip_export.config.bert import BertConfig
 from glip_export.config.yacs import Values
 from glip_export.errors import ConfigError
@@ -134,8 +135,6 @@ RULES = (
     Rule("INPUT.FORMAT", ("", "bgr255"), "the order and range of colours follow INPUT.TO_BGR255"),
     Rule("TEST.EVAL_TASK", ("", "detection"), "data sets are asked for their categories, not for their sentences"),
     Rule("TEST.SUBSET", (-1,), "an evaluation is cut short by --limit, which counts pictures, not batches"),
-    Rule("TEST.USE_MULTISCALE", (False,), "pictures are seen at one scale"),
-    Rule("TEST.SPECIAL_NMS", ("none",), "only plain non-maximum suppression is rebuilt"),
 )
 
 NUMBERS = (
@@ -242,6 +241,15 @@ RELATIONS = (
         ("TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM",),
         lambda v, bert: v["TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM"] != 0,
         "it is the names that a prompt may have, or -1 for any number",
+    ),
+    *(
+        Relation(keys, lambda v, bert, holds=holds: not v["TEST.USE_MULTISCALE"] or holds(v), why)  # type: ignore[misc]
+        for keys, holds, why in (
+            (("TEST.SCALES", "TEST.MAX_SIZE"), multiscale.sizes_hold, multiscale.SIZES),
+            (("TEST.RANGES",), multiscale.ranges_hold, multiscale.RANGES),
+            (("TEST.TH", "MODEL.RETINANET.INFERENCE_TH"), multiscale.thresholds_hold, "they are finite numbers"),
+            (("TEST.SELECT_CLASSES",), multiscale.classes_hold, "it lists numbers of names, from 1"),
+        )
     ),
     Relation(("DATASETS.SEPARATION_TOKENS",), lambda v, bert: v["DATASETS.SEPARATION_TOKENS"] != "", "names need one"),
 )

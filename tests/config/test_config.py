@@ -14,6 +14,8 @@ import pytest
 from glip_export.config import (
     BertConfig,
     GlipConfig,
+    MultiscaleConfig,
+    SizeRange,
     config_from_dict,
     config_to_dict,
     load_config,
@@ -212,6 +214,7 @@ def test_wrong_overrides(overrides: tuple[str, ...], message: str) -> None:
 # --- what is refused
 
 
+SEVERAL_SCALES = ("TEST.USE_MULTISCALE", "True")
 WRONG_VALUES = {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
     "MODEL.RPN_ARCHITECTURE": "ATSS",
@@ -230,7 +233,6 @@ WRONG_VALUES = {
     "MODEL.RPN.SCALES_PER_OCTAVE": "3",
     "MODEL.RPN.ANCHOR_SHIFT": "(0.0, 0.5, 0.0, 0.0)",
     "INPUT.FORMAT": "rgb",
-    "TEST.SPECIAL_NMS": "soft-nms",
     "TEST.EVAL_TASK": "grounding",
     "TEST.SUBSET": "10",
     "DATASETS.GENERAL_COPY_TEST": "4",
@@ -305,6 +307,14 @@ def test_every_number_is_bounded(number) -> None:  # type: ignore[no-untyped-def
         (("DATALOADER.SIZE_DIVISIBILITY", "0"), "multiple of 32"),
         (("DATALOADER.SIZE_DIVISIBILITY", "48"), "multiple of 32"),
         (("TEST.CHUNKED_EVALUATION", "0"), "-1 for as many as fit"),
+        (("TEST.SCALES", "()", *SEVERAL_SCALES), "1 to 64 scales"),
+        (("TEST.SCALES", str((800,) * 65), *SEVERAL_SCALES), "1 to 64 scales"),
+        (("TEST.SCALES", "(800, 900.5)", *SEVERAL_SCALES), "whole numbers of pixels"),
+        (("TEST.MAX_SIZE", "10001", *SEVERAL_SCALES), "from 1 to 10000"),
+        (("TEST.RANGES", str((96,) * 12), *SEVERAL_SCALES), "a range is two numbers"),
+        (("TEST.RANGES", str(((-1, 96),) * 12), *SEVERAL_SCALES), "a range is two numbers"),
+        (("TEST.TH", "1e999", *SEVERAL_SCALES), "finite"),
+        (("TEST.SELECT_CLASSES", "(0, 1)", *SEVERAL_SCALES), "numbers of names, from 1"),
         (("DATASETS.SEPARATION_TOKENS", "''"), "SEPARATION_TOKENS ''"),
     ],
 )
@@ -548,3 +558,34 @@ def test_a_field_that_nothing_reads_any_more_is_passed_over() -> None:
     data = config_to_dict(GlipConfig())
     data["detection"]["batch_size"] = 64  # as manifests had it
     assert config_from_dict(data) == GlipConfig()
+
+
+# --- several scales
+
+
+def test_settings_of_several_scales_matter_only_where_they_are_asked_for() -> None:
+    plain = load_tiny()
+    assert plain.multiscale == MultiscaleConfig() and not plain.detection.several_scales
+    assert plain.detection.most_detections == 100
+    assert load_tiny("TEST.SCALES", "()", "TEST.MAX_SIZE", "-1", "TEST.TH", "1e999") == plain
+
+
+def test_several_scales() -> None:
+    ranges = ("TEST.RANGES", "((48, 10000), [0, 128.5])")
+    config = load_tiny(*SEVERAL_SCALES, "TEST.SCALES", "(160, 224)", *ranges, "TEST.SPECIAL_NMS", "soft-vote")
+    assert config.detection.most_detections == 5 * 300
+    assert config.multiscale == MultiscaleConfig(
+        scales=(160, 224), ranges=(SizeRange(48, 10000), SizeRange(0, 128.5)), special_nms="soft-vote"
+    )
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+def test_ranges_that_are_not_as_many_as_scales_are_none() -> None:
+    assert len(load_tiny(*SEVERAL_SCALES).multiscale.ranges) == 12
+    assert load_tiny(*SEVERAL_SCALES, "TEST.SCALES", "(160,)").multiscale.ranges == ()
+
+
+def test_a_configuration_of_before_there_were_several_scales() -> None:
+    values = config_to_dict(load_tiny())
+    del values["multiscale"], values["detection"]["several_scales"]
+    assert config_from_dict(values) == load_tiny()

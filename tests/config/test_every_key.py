@@ -59,11 +59,28 @@ OTHER_VALUES: dict[str, tuple[str, ...]] = {
     "MODEL.RPN.ANCHOR_STRIDE": ("(4, 8, 16, 32, 64)",),
     "TEST.CHUNKED_EVALUATION": ("40",),
     "TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM": ("100",),
+    "TEST.USE_MULTISCALE": ("True",),
+    "TEST.SCALES": ("(100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1100, 1200)",),
+    "TEST.MAX_SIZE": ("1333",),
+    "TEST.RANGES": (str(((0, 96),) * 12),),
+    "TEST.FLIP": ("False",),
+    "TEST.SPECIAL_NMS": ("soft-vote",),
+    "TEST.TH": ("0.5",),
+    "MODEL.RETINANET.INFERENCE_TH": ("0.01",),
+    "TEST.PRE_NMS_TOP_N": ("0",),
+    "TEST.NUM_CLASSES": ("1204",),
+    "TEST.SELECT_CLASSES": ("(1, 3)",),
     "DATASETS.OVERRIDE_CATEGORY": ('[{"id": 1, "name": "fish"}]',),
     "DATASETS.CAPTION_PROMPT": ('[{"prefix": "a ", "name": "fish", "suffix": ""}]',),
     "DATASETS.SUPRESS_QUERY": ('["sea"]',),
     **{key: ("False",) for key in HONOURED if "CLAMP_" in key or key.endswith(("EARLY_FUSE_ON", "_DOT_PRODUCT"))},
     **{key: ("True",) for key in HONOURED if key.startswith("DATASETS.USE_")},
+}
+# What else must be so for a key to matter.
+BASES = {
+    "INPUT.FORMAT": ("INPUT.TO_BGR255", "False"),
+    "TEST.USE_MULTISCALE": ("TEST.RANGES", "()"),
+    **{key: ("TEST.USE_MULTISCALE", "True") for key, field in HONOURED.items() if field.startswith("multiscale.")},
 }
 BY_TYPE: dict[str, tuple[Any, ...]] = {
     "bool": (True, False),
@@ -109,7 +126,7 @@ def test_what_inference_reads_is_what_is_honoured_or_refused() -> None:
 
 @pytest.mark.parametrize("key", HONOURED)
 def test_an_honoured_key_changes_its_field_and_no_other(key: str) -> None:
-    base = ("INPUT.TO_BGR255", "False") if key == "INPUT.FORMAT" else ()
+    base = BASES.get(key, ())
     value = ("bgr255",) if key == "INPUT.FORMAT" else OTHER_VALUES[key]
     before, after = _fields(load(*base)), _fields(load(*base, key, *value))
     assert [field for field in before if before[field] != after[field]] == [HONOURED[key]]
