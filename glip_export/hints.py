@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from glip_export.errors import GlipExportWarning, quoted
@@ -20,7 +21,9 @@ _OTHER_SEPARATORS = re.compile(r"[,;|\n\u3001\uff0c\u3002]")
 class Hinter:
     """Warns of each prompt's hints, once while it is among those last used."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Callable[[Prompt], Sequence[str]] = lambda prompt: ()) -> None:
+        """more: hints beside those of `hints`."""
+        self._more = more
         self._told: OrderedDict[Prompt, None] = OrderedDict()
 
     def tell(self, prompt: Prompt, stacklevel: int = 1) -> None:
@@ -31,7 +34,7 @@ class Hinter:
         if len(self._told) > MOST_REMEMBERED:
             self._told.popitem(last=False)
         if new:
-            for hint in hints(prompt):
+            for hint in (*hints(prompt), *self._more(prompt)):
                 warnings.warn(hint, GlipExportWarning, stacklevel=stacklevel + 1)
 
 

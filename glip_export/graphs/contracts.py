@@ -99,7 +99,7 @@ def fixed_axes(config: GlipConfig) -> dict[str, int]:
         "C": config.head.channels,
         "L": config.encoded_width,
         "F": config.head_width,
-        "D": config.detection.detections_per_image,
+        "D": config.detection.most_detections,
     }
 
 

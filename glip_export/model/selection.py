@@ -1,4 +1,7 @@
-"""From the head's logits to detections: class scores, the best candidates of each level, NMS, the best D."""
+"""From the head's logits to detections: class scores, the best candidates of each level, NMS, the best D.
+
+Where pictures are seen at several scales there is no NMS here: all candidates are given, best first.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,18 @@ def select(
     """Predictions of all levels -> boxes (B, D, 4), scores (B, D) falling, labels (B, D), count (B,).
 
     Empty places hold zeros and the label -1. Follows GLIP's ATSSPostProcessor, but that its ties at the last score may
-    leave more than D detections; here D stay, of equals the smaller index first.
+    leave more than D detections; here D stay, of equals the smaller index first. With `several_scales` these are the
+    candidates themselves.
     """
     per_level = [
         level_candidates(level, class_map, image_sizes, config, size, stride)
         for level, size, stride in zip(levels, config.anchor_sizes, config.anchor_strides, strict=True)
     ]
     boxes, scores, labels = (torch.cat(part, dim=1) for part in zip(*per_level, strict=True))
-    return best_after_nms(Candidates(boxes, scores, labels), class_map.shape[2], config)
+    candidates = Candidates(boxes, scores, labels)
+    if config.several_scales:
+        return best(candidates, scores, config.candidates)
+    return best_after_nms(candidates, class_map.shape[2], config)
 
 
 def class_scores(token_logits: torch.Tensor, class_map: torch.Tensor, aggregation: str) -> torch.Tensor:
@@ -86,10 +93,18 @@ def best_after_nms(
     boxes, scores, labels = candidates
     kept = class_wise_nms(boxes, scores, labels, num_classes, config.nms_threshold)
     d = config.detections_per_image
-    missing = max(0, d - len(config.anchor_strides) * config.pre_nms_top_n)  # fewer candidates than D
-    best, index = top_k(F.pad(torch.where(kept, scores, EMPTY), (0, missing), value=EMPTY), d)
-    found = best >= 0
+    missing = max(0, d - config.candidates)  # fewer candidates than D
+    return best(candidates, F.pad(torch.where(kept, scores, EMPTY), (0, missing), value=EMPTY), d)
+
+
+def best(
+    candidates: Candidates, scores: torch.Tensor, d: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The D best by `scores` (B, M or more): boxes (B, D, 4), scores (B, D), labels (B, D), count (B,)."""
+    boxes, _, labels = candidates
+    values, index = top_k(scores, d)
+    found = values >= 0
     index = torch.where(found, index, 0)
     boxes = boxes.gather(1, index[:, :, None].expand(-1, -1, 4)) * found[:, :, None]
     labels = torch.where(found, labels.gather(1, index), -1)
-    return boxes, best * found, labels, found.sum(1)
+    return boxes, values * found, labels, found.sum(1)

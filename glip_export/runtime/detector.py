@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +12,16 @@ from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.hints import Hinter
-from glip_export.image import ImageBatch, Picture, load_image, pad, picture_name, resize, restore_boxes
+from glip_export.image import U8, ImageBatch, Picture, load_image, pad, picture_name, resize, restore_boxes
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
+from glip_export.runtime.encoded import EncodedImages, pair, selected
+from glip_export.runtime.multiscale import EncodedPass, EncodedScales, batch_of, detect_passes, lost_names, passes_of
 from glip_export.runtime.session import F32, I64, Pyramid, Session
+from glip_export.runtime.tokenized import Tokenized, of_each, sharing
 
 TEXT_CACHE_BYTES = 50_000_000  # a caption of 256 tokens takes 0.8 MB, and 5.5 MB where its text runs ahead (MHA-S)
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedImages:
-    """A batch of pictures after the vision backbone, ready for any number of prompts."""
-
-    features: Pyramid  # () where the backbone fuses text, which every prompt does anew
-    sizes: I64  # (B, 2), h and w of each resized picture
-    originals: I64  # (B, 2), h and w of each picture as given
-    images: F32 | None = None  # (B, 3, H, W), where the backbone fuses text
-
-
-@dataclass(frozen=True)
-class _Tokenized:
-    """A prompt with its captions."""
-
-    prompt: Prompt
-    chunks: tuple[TokenizedChunk, ...]
 
 
 class Detector:
@@ -52,7 +36,7 @@ class Detector:
         self.config = config
         self.image_size = image_size  # of a static bundle
         self._text: OrderedDict[str, F32] = OrderedDict()
-        self._hinter = Hinter()
+        self._hinter = Hinter(lambda prompt: lost_names(prompt, config))
 
     @classmethod
     def open(
@@ -86,6 +70,8 @@ class Detector:
         (padding changes results), or in batches of batch_size. prompt: "cat. remote control", a list of names, or a
         Prompt; or a list of Prompt, one a picture. One too long for the text encoder is split into captions over the
         same image features. chunk: names a caption (GLIP's TEST.CHUNKED_EVALUATION); None takes the configuration's.
+        Where the bundle sees pictures at several scales (GLIP's TEST.USE_MULTISCALE), each batch runs at one after the
+        other, and there is no limit on the detections but that of TEST.PRE_NMS_TOP_N.
         class_agnostic_nms: of boxes that overlap, whatever their names, only the best stays: after the model's own NMS
         of each class one over all, at its threshold (MODEL.ATSS.NMS_TH). Raises ImageError and PromptError; warns once
         (GlipExportWarning) of a prompt with words that the model does not know.
@@ -95,7 +81,7 @@ class Detector:
         if batch_size is not None and batch_size < 1:
             raise GlipExportError(f"batch_size is {batch_size}; it is 1 or more")
         # A prompt that cannot be used is told before any picture is read.
-        tokenized = _of_each(prompt, len(images), lambda one: _Tokenized(one, self.chunks(one, chunk)))
+        tokenized = of_each(prompt, len(images), lambda one: Tokenized(one, self.chunks(one, chunk)))
         for one in dict.fromkeys(each.prompt for each in tokenized):
             self._hinter.tell(one, stacklevel=2)
         size = batch_size or max(len(images), 1)
@@ -104,6 +90,9 @@ class Detector:
         ahead: ImageBatch | None = None
         for number, batch in enumerate(batches):
             done = number * size
+            if self.config.detection.several_scales:
+                results += self._detect_passes(self._passes(batch, done), tokenized[done : done + len(batch)])
+                continue
             prepared = ahead or self._preprocess(batch, done)
             encoded = self.encode_batch(prepared)
             ahead = self._prefetch(batches[number + 1], done + size) if number + 1 < len(batches) else None
@@ -113,15 +102,18 @@ class Detector:
             results = [found.class_agnostic_nms(self.config.detection.nms_threshold) for found in results]
         return results
 
-    def encode_images(self, images: Sequence[Picture]) -> EncodedImages:
+    def encode_images(self, images: Sequence[Picture]) -> EncodedImages | EncodedScales:
         """One batch through the vision backbone, for `detect_encoded` with as many prompts as wanted.
 
-        A backbone that fuses text runs with each prompt instead, so that nothing is saved there.
+        A backbone that fuses text runs with each prompt instead, so that nothing is saved there. At several scales the
+        features of all are held, which takes many times the memory of one; `detect` holds one at a time.
         """
+        if self.config.detection.several_scales:
+            return EncodedScales(tuple(self._passes(images)))
         return self.encode_batch(self._preprocess(images))
 
     def encode_batch(self, batch: ImageBatch) -> EncodedImages:
-        """As `encode_images`, of pictures that are resized and padded already."""
+        """As `encode_images`, of pictures that are resized and padded already; at one scale, whatever the bundle's."""
         if self.config.swin.fuses_text:
             return EncodedImages((), batch.sizes, batch.originals, batch.images)
         return EncodedImages(self.session.vision_backbone(batch.images), batch.sizes, batch.originals)
@@ -134,12 +126,15 @@ class Detector:
         return tuple(features), text
 
     def detect_encoded(
-        self, encoded: EncodedImages, prompt: str | Sequence[str] | Prompt, chunk: int | None = None
+        self, encoded: EncodedImages | EncodedScales, prompt: str | Sequence[str] | Prompt, chunk: int | None = None
     ) -> list[Detections]:
         """As `detect`, on pictures that were encoded before."""
         prompt = Prompt.of(prompt)
         self._hinter.tell(prompt, stacklevel=2)
-        return self._detect_chunks(encoded, _Tokenized(prompt, self.chunks(prompt, chunk)))
+        tokenized = Tokenized(prompt, self.chunks(prompt, chunk))
+        if isinstance(encoded, EncodedScales):
+            return self._detect_passes(encoded.passes, [tokenized] * len(encoded.originals))
+        return self._detect_chunks(encoded, tokenized)
 
     def chunks(self, prompt: Prompt, chunk: int | None = None) -> tuple[TokenizedChunk, ...]:
         """The prompt as captions that the text encoder holds, chunk names in each; None takes the configuration's.
@@ -165,16 +160,28 @@ class Detector:
         self._text.move_to_end(chunk.caption)
         return self._text[chunk.caption]
 
-    def _preprocess(self, images: Sequence[Picture], before: int = 0) -> ImageBatch:
-        """Errors name a picture's file, or its place where there are several; before: how many batches took earlier."""
+    def _load(self, images: Sequence[Picture], before: int = 0) -> tuple[list[U8], list[str]]:
+        """The pictures, and what errors call them: their file, or their place where there are several.
+
+        before: how many batches took earlier.
+        """
         if not images:
             raise ImageError("no picture was given")
         several = before > 0 or len(images) > 1
         names = [picture_name(image, before + i + 1 if several else None) for i, image in enumerate(images)]
-        pictures = [load_image(image, name=name) for image, name in zip(images, names, strict=True)]
+        return [load_image(image, name=name) for image, name in zip(images, names, strict=True)], names
+
+    def _preprocess(self, images: Sequence[Picture], before: int = 0) -> ImageBatch:
+        pictures, names = self._load(images, before)
         config, size = self.config.image, self.image_size
         resized = [resize(picture, config, size, name) for picture, name in zip(pictures, names, strict=True)]
         return pad(resized, [(picture.shape[0], picture.shape[1]) for picture in pictures], config, size)
+
+    def _passes(self, images: Sequence[Picture], before: int = 0) -> Iterator[EncodedPass]:
+        """The batch at one scale after the other, each through the backbone when it is asked for."""
+        pictures, names = self._load(images, before)
+        for one in passes_of(self.config):
+            yield EncodedPass(one, self.encode_batch(batch_of(one, pictures, names)))
 
     def _prefetch(self, images: Sequence[Picture], before: int) -> ImageBatch | None:
         """The next batch, prepared and on its way to the GPU that computes this one; None where nothing is gained."""
@@ -185,35 +192,32 @@ class Detector:
         prefetch(batch.images)
         return batch
 
-    def _detect_each(self, encoded: EncodedImages, prompts: Sequence[_Tokenized]) -> list[Detections]:
+    def _detect_each(self, encoded: EncodedImages, prompts: Sequence[Tokenized]) -> list[Detections]:
         """A batch with the prompt of each picture; those that share one are run together."""
-        sharing: dict[Prompt, list[int]] = {}
-        for index, one in enumerate(prompts):
-            sharing.setdefault(one.prompt, []).append(index)
         results: dict[int, Detections] = {}
-        for indices in sharing.values():
+        for indices in sharing(prompts):
             own = encoded if len(indices) == len(prompts) else selected(encoded, indices)
             results |= zip(indices, self._detect_chunks(own, prompts[indices[0]]), strict=True)
         return [results[index] for index in range(len(prompts))]
 
-    def _detect_chunks(self, encoded: EncodedImages, prompt: _Tokenized) -> list[Detections]:
+    def _detect_chunks(self, encoded: EncodedImages, prompt: Tokenized) -> list[Detections]:
         parts: list[list[Detections]] = [[] for _ in encoded.sizes]
         for chunk in prompt.chunks:
-            names = prompt.prompt.names[chunk.first : chunk.first + len(chunk.class_tokens)]
-            for part, detections in zip(parts, self._detect_chunk(encoded, chunk, names), strict=True):
-                part.append(detections)
+            found, names = self._find(encoded, chunk), prompt.names(chunk)
+            for image, part in enumerate(parts):
+                part.append(picture_detections(found, image, encoded.sizes[image], encoded.originals[image], names))
         return [concatenate(part) for part in parts]
 
-    def _detect_chunk(self, encoded: EncodedImages, chunk: TokenizedChunk, names: tuple[str, ...]) -> list[Detections]:
+    def _detect_passes(self, passes: Iterable[EncodedPass], prompts: Sequence[Tokenized]) -> list[Detections]:
+        return detect_passes(passes, prompts, self._find, self.config.multiscale)
+
+    def _find(self, encoded: EncodedImages, chunk: TokenizedChunk) -> tuple[F32, F32, I64, I64]:
+        """What the fusion head gives of a batch for one caption."""
         batch = len(encoded.sizes)
         mask = np.ones((batch, len(chunk.input_ids)), np.int64)
         features, text = self.head_inputs(encoded, np.repeat(self.encode_text(chunk), batch, axis=0), mask)
         classes = np.repeat(class_map(chunk, self.config.detection.score_agg)[None], batch, axis=0)
-        found = self.session.fusion_head(features, text, mask, classes, encoded.sizes)
-        return [
-            picture_detections(found, image, encoded.sizes[image], encoded.originals[image], names)
-            for image in range(batch)
-        ]
+        return self.session.fusion_head(features, text, mask, classes, encoded.sizes)
 
 
 def picture_detections(
@@ -223,38 +227,9 @@ def picture_detections(
     boxes, scores, labels, count = found
     n = int(count[row])
     return Detections(
-        boxes=restore_boxes(boxes[row, :n], _pair(resized), _pair(original)),
+        boxes=restore_boxes(boxes[row, :n], pair(resized), pair(original)),
         scores=scores[row, :n],
         labels=labels[row, :n],
         classes=names,
-        image_size=_pair(original),
+        image_size=pair(original),
     )
-
-
-def _of_each(
-    prompt: str | Sequence[str] | Prompt | Sequence[Prompt], pictures: int, tokenize: Callable[[Prompt], _Tokenized]
-) -> list[_Tokenized]:
-    """The prompt of each picture, equal ones tokenized once."""
-    if not isinstance(prompt, Sequence) or not prompt or not all(isinstance(one, Prompt) for one in prompt):
-        return [tokenize(Prompt.of(prompt))] * pictures  # type: ignore[arg-type]
-    if len(prompt) != pictures:
-        raise PromptError(
-            f"{len(prompt)} prompts are given for {pictures} picture(s): give one for each, or one Prompt"
-        )
-    known: dict[Prompt, _Tokenized] = {}
-    for one in prompt:
-        assert isinstance(one, Prompt)
-        if one not in known:
-            known[one] = tokenize(one)
-    return [known[one] for one in prompt]  # type: ignore[index]
-
-
-def selected(encoded: EncodedImages, indices: Sequence[int]) -> EncodedImages:
-    """Some of a batch's pictures, copied; features of a GPU come to the host."""
-    features = tuple(np.ascontiguousarray(np.asarray(level)[indices]) for level in encoded.features)
-    images = None if encoded.images is None else encoded.images[indices]
-    return EncodedImages(features, encoded.sizes[indices], encoded.originals[indices], images)
-
-
-def _pair(size: I64) -> tuple[int, int]:
-    return int(size[0]), int(size[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from glip_export.runtime.detector import EncodedImages
+from glip_export.runtime.encoded import EncodedImages
 
 
 class ImageCache:

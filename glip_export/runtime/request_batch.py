@@ -21,7 +21,8 @@ from glip_export.errors import BackendError, GlipExportError
 from glip_export.image import MAX_PIXELS, Picture, load_image, pad, padded_shape, picture_name, resize
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
-from glip_export.runtime.detector import Detector, EncodedImages, picture_detections, selected
+from glip_export.runtime.detector import Detector, picture_detections
+from glip_export.runtime.encoded import EncodedImages, selected
 from glip_export.runtime.image_cache import ImageCache
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
 from glip_export.runtime.session import F32, I64

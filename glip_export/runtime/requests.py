@@ -12,7 +12,7 @@ from glip_export.errors import GlipExportError
 from glip_export.image import U8, Picture
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
-from glip_export.runtime.detector import EncodedImages
+from glip_export.runtime.encoded import EncodedImages
 
 
 class DroppedError(GlipExportError):

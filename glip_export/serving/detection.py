@@ -15,7 +15,7 @@ from glip_export.errors import GlipExportError, ImageError
 from glip_export.hints import hints
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
-from glip_export.runtime.detector import EncodedImages
+from glip_export.runtime.encoded import EncodedImages
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, image_key
 from glip_export.serving.answers import DEADLINE, UNKNOWN_IMAGE, ServiceError, service_error
 from glip_export.serving.payload import ImageId, Payload, media_type, parse

@@ -15,7 +15,7 @@ import numpy as np
 
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.prompt import Prompt
-from glip_export.runtime.detector import EncodedImages
+from glip_export.runtime.encoded import EncodedImages
 from glip_export.runtime.request_batch import BatchDetector
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request
 from glip_export.serving.answers import BUSY, ServiceError

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from glip_export.runtime.detector import EncodedImages
+from glip_export.runtime.encoded import EncodedImages
 from glip_export.runtime.image_cache import ImageCache
 
 
