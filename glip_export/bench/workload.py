@@ -19,6 +19,7 @@ from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.detector import Detector
+from glip_export.runtime.multiscale import check_one_scale
 from glip_export.runtime.session import Session
 
 
@@ -75,6 +76,7 @@ class Workload:
         word = PLAIN if backend == TRIMMED else backend
         start = time.perf_counter()
         bundle = Bundle.open(job.bundle)
+        check_one_scale(bundle.config, "glip-bench")
         opened = open_session(bundle, word, job.threads, None if job.weights is None else Path(job.weights))
         load_s = time.perf_counter() - start
         precision = precision_of(backend, getattr(opened, "precision", None), bundle.precision)

@@ -34,7 +34,7 @@ class Loaded:
 
     found: Found
     pixels: U8 | None = None  # (H, W, 3), where it is drawn
-    resized: U8 | None = None  # (h, w, 3), the network's input of a local run
+    resized: U8 | None = None  # (h, w, 3), the network's input of a local run at one scale
     size: tuple[int, int] = (0, 0)  # H, W
 
 
@@ -119,7 +119,10 @@ class _OpenBundle:
     class_agnostic_nms: bool
 
     def load(self, found: Found, keep: bool) -> Loaded:
-        """Decoded and resized, so that a picture that waits is small unless it is drawn."""
+        """Decoded and resized, so that a picture that waits is small unless it is drawn or seen at several scales."""
+        if self.detector.config.detection.several_scales:  # each needs the picture as it is
+            pixels = load_image(found.path)
+            return Loaded(found, pixels, None, (pixels.shape[0], pixels.shape[1]))
         config, image_size = self.detector.config.image, self.detector.image_size
         if not keep:
             return Loaded(found, None, *load_resized(found.path, config, image_size))
@@ -130,6 +133,11 @@ class _OpenBundle:
     def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:
         """As `Detector.detect` does with the pictures as one batch."""
         detector = self.detector
+        if detector.config.detection.several_scales:
+            given = [picture.pixels for picture in pictures if picture.pixels is not None]
+            return list(
+                detector.detect(given, self.prompt, chunk=self.chunk, class_agnostic_nms=self.class_agnostic_nms)
+            )
         resized = [picture.resized for picture in pictures if picture.resized is not None]
         sizes = [picture.size for picture in pictures]
         batch = pad(resized, sizes, detector.config.image, detector.image_size)

@@ -42,6 +42,7 @@ def run(path: Path, json: Path | None) -> None:
     facts = Table.grid(padding=(0, 2))
     config = bundle.config
     size = "any multiple of 32" if bundle.image_size is None else "{}x{}".format(*bundle.image_size)
+    several, resized = config.detection.several_scales, f"{config.image.min_size}/{config.image.max_size}"
     for key, value in (
         ("bundle", f"{bundle.path} (all SHA-256 right)"),
         ("model", config.name),
@@ -50,9 +51,10 @@ def run(path: Path, json: Path | None) -> None:
         ("weights", f"{bundle.weights.path}{', the averaged ones' if bundle.weights.ema else ''}"),
         ("SHA-256", bundle.weights.sha256),
         ("precision", bundle.precision),
-        ("input size", f"{size}; pictures are resized to {config.image.min_size}/{config.image.max_size}"),
+        ("input size", f"{size}{'' if several else f'; pictures are resized to {resized}'}"),
         ("text", f"up to {config.text.max_query_len} tokens a caption, scores by {config.detection.score_agg}"),
-        ("detections", f"{config.detection.detections_per_image} a picture"),
+        *([("scales", scales)] if (scales := _scales(config)) else []),
+        ("detections", _detections(config)),
         *([("eval asks", asked)] if (asked := _asked(config.task)) else []),
     ):
         facts.add_row(Text(key, style="bold"), str(value))
@@ -103,6 +105,30 @@ def _structure(config: GlipConfig) -> str:
         "prompt-tuned" if head.prompt_table else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def _scales(config: GlipConfig) -> str:
+    """At which scales pictures are seen, where there are several."""
+    if not config.detection.several_scales:
+        return ""
+    own = config.multiscale
+    sizes = f"{', '.join(map(str, own.scales))}, long side up to {own.max_size}"
+    return f"{sizes}{', each mirrored too' if own.flip else ''}{', boxes of certain sizes each' if own.ranges else ''}"
+
+
+def _detections(config: GlipConfig) -> str:
+    """How many there may be, and how those of several scales become one list."""
+    if not config.detection.several_scales:
+        return f"{config.detection.detections_per_image} a picture"
+    own = config.multiscale
+    word = own.special_nms if own.special_nms in ("vote", "soft-vote", "soft-nms") else "NMS"
+    merged = f"merged by {word} at {own.threshold:g}" if own.threshold > 0 else "not merged"
+    names = (
+        f"names {', '.join(map(str, own.select_classes))}"
+        if own.select_classes
+        else f"the first {own.num_classes - 1} names"
+    )
+    return f"{f'{own.most} a picture' if own.most > 0 else 'any number'}, {merged}, of {names}"
 
 
 def _asked(task: TaskConfig) -> str:

@@ -54,6 +54,10 @@ def export_onnx(
     """
     if image_size is not None:
         check_image_size(image_size)
+        if model.config.detection.several_scales:
+            raise GlipExportError(
+                "an image size leaves one, and TEST.USE_MULTISCALE takes several: leave one of the two out"
+            )
     say = progress or (lambda step: None)
     graphs = []
     with atomic_directory(output) as folder:

@@ -8,7 +8,7 @@ import numpy as np
 
 from glip_export.config import GlipConfig
 from glip_export.parity.metrics import Tolerance, compare
-from glip_export.parity.pairing import Detections, pair
+from glip_export.parity.pairing import Detections, pair_found
 from glip_export.prompt import Prompt, class_map
 from glip_export.runtime.session import Session
 
@@ -43,7 +43,10 @@ def first_check(
     theirs, ours = (
         [Detections(*part) for part in zip(*outputs[:3], strict=True)] for outputs in (head, candidate_head)
     )
-    same = all(pair(one, other).within(Tolerance()) for one, other in zip(theirs, ours, strict=True))
+    tolerance = Tolerance()
+    same = all(
+        pair_found(*both, tolerance, config.detection).within(tolerance) for both in zip(theirs, ours, strict=True)
+    )
     return {
         "text_encoder": compare(text, candidate.text_encoder(input_ids, mask)).relative,
         "vision_backbone": max(

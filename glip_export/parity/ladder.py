@@ -15,7 +15,7 @@ from glip_export.config import GlipConfig
 from glip_export.graphs.contracts import LEVELS, TEXT_FUSING_BACKBONE
 from glip_export.parity.cases import Case
 from glip_export.parity.metrics import TensorDiff, Tolerance, compare
-from glip_export.parity.pairing import DetectionDiff, Detections, pair
+from glip_export.parity.pairing import DetectionDiff, Detections, pair_found
 from glip_export.parity.run import ChunkOutputs, Inputs, Outputs, TextInputs, broken_rules, run
 from glip_export.runtime.session import F32, Session
 
@@ -212,8 +212,10 @@ def _pair_pictures(
     if any(getattr(want, name).shape != getattr(have, name).shape for name in names):
         return []
     lists = ([Detections(*slots) for slots in zip(c.boxes, c.scores, c.labels, strict=True)] for c in (want, have))
-    threshold = config.detection.nms_threshold
-    return [pair(reference, candidate, tolerance, threshold) for reference, candidate in zip(*lists, strict=True)]
+    return [
+        pair_found(reference, candidate, tolerance, config.detection)
+        for reference, candidate in zip(*lists, strict=True)
+    ]
 
 
 def _tensor_failure(diff: TensorDiff, tolerance: Tolerance) -> str:

@@ -10,9 +10,12 @@ difference by what the two lists show:
 - `near-tie`: a box of the same class in the other list, also unpaired, overlaps it above the NMS threshold at a score
   equal within the noise: each program kept another of the two.
 - `overlap`: a box kept by both, of no lower score, overlaps it by the NMS threshold within the noise.
+- `cut`: lists of all candidates, without NMS (several scales): its class score may stand at ATSS.INFERENCE_TH, for its
+  final score is no higher than that allows; or it may be the last of a level's PRE_NMS_TOP_N candidates, if there are
+  so many.
 - `follows`: a box kept by the other list only, excused itself and of a higher score, suppresses it there.
 
-Not told apart, for the outputs do not show it, and so counted as real: a class score within the noise of
+Not told apart after NMS, for the outputs do not show it, and so counted as real: a class score within the noise of
 ATSS.INFERENCE_TH (the final score carries the centerness too), and the last of a level's PRE_NMS_TOP_N candidates.
 A box in the place of another of the same score is never a near-tie, but the same detection moved: less than MOVED_PX
 away, or with a side in common.
@@ -20,12 +23,14 @@ away, or with a side in common.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glip_export.config import DetectionConfig
 from glip_export.parity.assignment import Indices, assign
 from glip_export.parity.metrics import Tolerance
 
@@ -56,7 +61,7 @@ class Unpaired:
     label: int
     score: float
     box: tuple[float, ...]  # xyxy in resized pixels
-    reason: str  # cut-off, near-tie, overlap, follows; "" for a real difference
+    reason: str  # cut-off, near-tie, overlap, cut, follows; "" for a real difference
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,30 @@ class DetectionDiff:
         return near and plausible and not self.real
 
 
+def pair_found(
+    reference: Detections, candidate: Detections, tolerance: Tolerance, config: DetectionConfig
+) -> DetectionDiff:
+    """`pair` of what two fusion heads of one bundle gave."""
+    if not config.several_scales:
+        return pair(reference, candidate, tolerance, config.nms_threshold)
+    # The final score is the root of the class score times the centerness, which is 1 at most.
+    fewest = min(int((found.labels >= 0).sum()) for found in (reference, candidate))
+    cut = math.sqrt(max(config.score_threshold, 0)) if fewest < config.pre_nms_top_n else math.inf
+    return pair(reference, candidate, tolerance, math.inf, cut)
+
+
 def pair(
-    reference: Detections, candidate: Detections, tolerance: Tolerance | None = None, nms_threshold: float = 0.6
+    reference: Detections,
+    candidate: Detections,
+    tolerance: Tolerance | None = None,
+    nms_threshold: float = 0.6,
+    cut: float = -math.inf,
 ) -> DetectionDiff:
     """Pair two lists of detections of one picture.
 
     tolerance: how far two detections may be apart and still be taken for one (NOISE times it).
-    nms_threshold: MODEL.ATSS.NMS_TH, an IoU with +1 on widths and heights.
+    nms_threshold: MODEL.ATSS.NMS_TH, an IoU with +1 on widths and heights. cut: see the module's `cut`, up to which
+    score.
     Detections with a box or score that is not finite are never paired and always real differences.
     """
     tolerance = tolerance or Tolerance()
@@ -122,7 +144,7 @@ def pair(
     # is the same, else after.
     same_place = (box_distance <= max(MOVED_PX, NOISE * tolerance.box_px)) | _same_side_moved(a, b, box_noise)
     moved = match(same_place & (score_distance <= score_noise))
-    _excuse(a, b, nms_threshold, box_noise, score_noise)
+    _excuse(a, b, nms_threshold, cut, box_noise, score_noise)
     changed = match(same_place & (score_distance <= MOVED_SCORE))
 
     rows, columns = (np.concatenate(parts) for parts in zip((rows, columns), moved, changed, strict=True))
@@ -190,7 +212,7 @@ def _noise(box_distances: F64, score_distances: F64, tolerance: Tolerance) -> tu
     return min(tolerance.box_px, box), min(tolerance.score, score)
 
 
-def _excuse(a: _Side, b: _Side, nms_threshold: float, box_noise: float, score_noise: float) -> None:
+def _excuse(a: _Side, b: _Side, nms_threshold: float, cut: float, box_noise: float, score_noise: float) -> None:
     """Give every unpaired detection that noise explains its reason (the module's docstring lists them)."""
     overlap, overlap_noise = _overlap(a.boxes, b.boxes, box_noise)  # (N, M) each
     suppresses = (a.labels[:, None] == b.labels[None, :]) & (overlap > nms_threshold - overlap_noise)
@@ -201,7 +223,9 @@ def _excuse(a: _Side, b: _Side, nms_threshold: float, box_noise: float, score_no
         fell_off = other.full & (side.scores <= other.scores.min(initial=np.inf) + score_noise)
         near_tie = (tie & ~other.paired[None, :]).any(axis=1)
         at_threshold = (edge & other.paired[None, :] & (ahead >= -score_noise)).any(axis=1)
-        for reason, holds in (("cut-off", fell_off), ("near-tie", near_tie), ("overlap", at_threshold)):
+        at_cut = side.scores <= cut + score_noise
+        found = (("cut-off", fell_off), ("near-tie", near_tie), ("overlap", at_threshold), ("cut", at_cut))
+        for reason, holds in found:
             for i in np.flatnonzero(holds & ~side.paired & side.finite & ~side.excused):
                 side.reasons[i] = reason
     changed = True
@@ -251,4 +275,4 @@ def _overlap(a: F64, b: F64, box_noise: float) -> tuple[F64, F64]:
 
 def _pairwise_max(a: F64, b: F64) -> F64:
     """(N, 4), (M, 4) -> (N, M): the largest difference of a coordinate, pixels."""
-    return np.abs(a[:, None, :] - b[None, :, :]).max(axis=2)
+    return np.maximum.reduce([np.abs(a[:, None, side] - b[None, :, side]) for side in range(4)])

@@ -15,6 +15,8 @@ CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")  # outp
 def finished(candidates: Sequence[np.ndarray], detection: DetectionConfig) -> list[np.ndarray]:
     """The contract's outputs of a fusion head's CANDIDATES, in their order."""
     boxes, scores, labels = candidates
+    if detection.several_scales:
+        return list(ranked(boxes, scores, labels))
     return list(finish(boxes, scores, labels, detection.nms_threshold, detection.detections_per_image))
 
 
@@ -40,6 +42,25 @@ def finish(
         best_scores[image, : len(kept)] = scores[image, kept]
         best_labels[image, : len(kept)] = labels[image, kept]
     return best_boxes, best_scores, best_labels, count
+
+
+def ranked(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """As `finish`, without NMS and with all M: the rule of `model.selection.best`."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    boxes, scores, labels = (
+        np.take_along_axis(boxes, order[:, :, None], 1),
+        np.take_along_axis(scores, order, 1),
+        np.take_along_axis(labels, order, 1),
+    )
+    found = scores >= 0
+    return (
+        np.where(found[:, :, None], boxes, np.float32(0)),
+        np.where(found, scores, np.float32(0)),
+        np.where(found, labels.astype(np.int64), -1),
+        found.sum(1, dtype=np.int64),
+    )
 
 
 def _kept(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_threshold: float, most: int) -> np.ndarray:

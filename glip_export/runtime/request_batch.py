@@ -24,6 +24,7 @@ from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.detector import Detector, picture_detections
 from glip_export.runtime.encoded import EncodedImages, selected
 from glip_export.runtime.image_cache import ImageCache
+from glip_export.runtime.multiscale import check_one_scale
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
 from glip_export.runtime.session import F32, I64
 
@@ -76,7 +77,11 @@ class BatchDetector:
         image_cache_bytes: int = IMAGE_CACHE_BYTES,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """max_rows: pictures or captions a run. max_pixels: of a picture as given."""
+        """max_rows: pictures or captions a run. max_pixels: of a picture as given.
+
+        Raises GlipExportError for a bundle that sees pictures at several scales.
+        """
+        check_one_scale(detector.config, "a service")
         if max_rows < 1:
             raise GlipExportError(f"max_rows is {max_rows}; it is 1 or more")
         self.detector = detector

@@ -51,7 +51,8 @@ def build_engines(
     """Builds the bundle's engines for a flavor (auto, tensorrt, tensorrt_rtx) and precision (fp16, bf16, fp32).
 
     deform_conv: a plugin, or gridsample, TensorRT's own operators. nms: a plugin, or host, where the engine ends at
-    the candidates and the runtime finishes. recipe: a YAML file, a shipped recipe's name, or the one that fits.
+    the candidates and the runtime finishes, as always where the bundle sees pictures at several scales. recipe: a YAML
+    file, a shipped recipe's name, or the one that fits.
     An engine that is there already, of the same graph, recipe, options and versions, stays; `EngineSet.built` names
     those that did not. progress is called with what begins. Nothing changes if a build fails or is stopped. Raises
     BundleError for the bundle, BackendError where TensorRT is missing, fails or does not serve this GPU,
@@ -88,6 +89,8 @@ def plan_build(
         raise BundleError(f"{path} is {opened.precision}; engines are built from an fp32 bundle")
     made_by = recipe_for(opened.config, opened.image_size, named)
     _check_buildable(made_by, chosen)
+    if opened.config.detection.several_scales:
+        nms = "host"  # to rank all candidates takes a longer TopK than TensorRT has
     jobs = {graph: _job(opened, graph, chosen, precision, deform_conv, nms, made_by) for graph in GRAPHS}
     keys = {graph: _key(opened, job, chosen) for graph, job in jobs.items()}
     old = _old_set(path, chosen.name, precision)

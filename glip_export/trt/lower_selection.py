@@ -45,7 +45,7 @@ def lower_class_maximum(model: onnx_ir.Model) -> None:
 def lower_nms(model: onnx_ir.Model, config: DetectionConfig) -> None:
     """The candidates go into one GlipNms, in place: it suppresses, chooses the D best and fills up empty places."""
     graph = model.graph
-    boxes, scores, labels = _candidates(graph)
+    boxes, scores, labels = _candidates_of_nms(graph)
     tape = Tape()
     detections = tape.op_multi_out(
         NMS,
@@ -65,13 +65,13 @@ def lower_nms(model: onnx_ir.Model, config: DetectionConfig) -> None:
 
 
 def end_at_candidates(model: onnx_ir.Model, config: DetectionConfig) -> None:
-    """The graph gives the M candidates of NMS, in place of detections: `runtime/host_nms.py` takes them on."""
+    """The graph gives its M candidates, in place of detections: `runtime/host_nms.py` takes them on."""
     graph = model.graph
-    boxes, scores, labels = _candidates(graph)
+    boxes, scores, labels = _ranked_candidates(graph) if config.several_scales else _candidates_of_nms(graph)
     tape = Tape()
     results = [boxes, scores, tape.op("Cast", [labels], {"to": DataType.INT32})]
     graph.extend(tape.nodes)
-    many = len(config.anchor_strides) * config.pre_nms_top_n
+    many = config.candidates
     shapes = (("B", many, 4), ("B", many), ("B", many))
     dtypes = (DataType.FLOAT, DataType.FLOAT, DataType.INT32)
     for name, result, dtype, shape in zip(CANDIDATES, results, dtypes, shapes, strict=True):
@@ -80,7 +80,17 @@ def end_at_candidates(model: onnx_ir.Model, config: DetectionConfig) -> None:
     common.RemoveUnusedNodesPass()(model)
 
 
-def _candidates(graph: onnx_ir.Graph) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value]:
+def _ranked_candidates(graph: onnx_ir.Graph) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value]:
+    """The same of a head without NMS, which only ranks them (`model.selection.best`)."""
+    boxes, scores, labels, _ = graph.outputs
+    return (
+        _before("GatherElements", _before("Mul", boxes)),
+        _before("TopK", _before("Mul", scores)),
+        _before("GatherElements", _before("Where", labels, 1)),
+    )
+
+
+def _candidates_of_nms(graph: onnx_ir.Graph) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value]:
     """boxes (B, M, 4), scores (B, M), labels (B, M) as `graphs/onnx_nms.py` takes them."""
     nms = next((node for node in graph if node.op_type == "NonMaxSuppression"), None)
     if nms is None:

@@ -23,7 +23,8 @@ def lower(
     deform_conv: "plugin" leaves a GlipDeformIm2Col before each product, "gridsample" native operators alone.
     nms: "plugin" leaves a GlipNms and the contract's outputs; with "host" the fusion head's outputs are
     candidate_boxes f32 (B, M, 4), candidate_scores f32 (B, M) and candidate_labels int32 (B, M), for
-    `runtime.host_nms.finish`. Raises GlipExportError for another word, or a graph that the exporter did not make.
+    `runtime.host_nms.finish`. A head of several scales has no NMS: with "plugin" its end stays as it is. Raises
+    GlipExportError for another word, or a graph that the exporter did not make.
     """
     for option, word, words in (("deform_conv", deform_conv, DEFORM_CONV_FORMS), ("nms", nms, NMS_FORMS)):
         if word not in words:
@@ -31,10 +32,10 @@ def lower(
     lowered = model.clone()
     if spec.name != FUSION_HEAD.name:
         return lowered  # the other graphs are standard operators that TensorRT has
-    if nms == "plugin":
-        lower_nms(lowered, config.detection)
-    else:
+    if nms == "host":
         end_at_candidates(lowered, config.detection)
+    elif not config.detection.several_scales:
+        lower_nms(lowered, config.detection)
     lower_class_maximum(lowered)
     lower_deform_conv(lowered, native=deform_conv == "gridsample")
     return lowered

@@ -21,6 +21,7 @@ from glip_export.bundle.files import MANIFEST, atomic_directory
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.graphs.contracts import GRAPHS
 from glip_export.runtime.backends import BACKENDS
+from glip_export.runtime.multiscale import check_one_scale
 from glip_export.runtime.tensorrt_session import built_precisions
 from glip_export.serving.triton.bls_session import FILES
 from glip_export.serving.triton.model_config import (
@@ -55,8 +56,8 @@ def write_repository(
     """Writes the repository into the new or empty folder `output`, whole or not at all; gives the models' names.
 
     gpu: also the three graphs as models of Triton's ONNX Runtime backend, and of its TensorRT backend where the bundle
-    has `tensorrt` engines. Raises BundleError if the bundle is damaged, GlipExportError where the folder cannot be
-    written or holds something, BackendError for a backend that cannot serve.
+    has `tensorrt` engines. Raises BundleError if the bundle is damaged, BackendError for a backend that cannot serve,
+    GlipExportError where the folder cannot be written or holds something, and for a bundle of several scales.
     """
     settings = settings or TritonSettings()
     output = Path(output)
@@ -64,6 +65,7 @@ def write_repository(
     if output.is_dir() and any(output.iterdir()):
         raise GlipExportError(f"{output} is not empty: name another folder, or remove it")
     opened = Bundle.open(bundle)
+    check_one_scale(opened.config, "a Triton server")
     with atomic_directory(output) as folder:
         _write_detector(folder, opened, settings)
         if gpu:
