@@ -15,6 +15,7 @@ from glip_export.config.glip_config import (
 )
 from glip_export.config.load import load_config, missing_words
 from glip_export.config.task import CaptionWords, TaskCategory, TaskConfig
+from glip_export.config.task_file import TaskFile
 
 __all__ = [
     "BertConfig",
@@ -28,6 +29,7 @@ __all__ = [
     "SwinConfig",
     "TaskCategory",
     "TaskConfig",
+    "TaskFile",
     "TextConfig",
     "config_from_dict",
     "config_to_dict",

@@ -16,15 +16,18 @@ from glip_export.config.yacs import Values
 from glip_export.errors import ConfigError
 
 
-def check_supported(values: Values, bert: BertConfig) -> None:
-    """Raises ConfigError for the first key whose value would make another network or result than ours."""
-    for rule in RULES:
+def check_supported(values: Values, bert: BertConfig, only: Callable[[str], bool] = lambda key: True) -> None:
+    """Raises ConfigError for the first key whose value would make another network or result than ours.
+
+    only: says which keys count.
+    """
+    for rule in filter(lambda rule: only(rule.key), RULES):
         if values[rule.key] not in rule.accepted and (not rule.only_if or values[rule.only_if]):
             raise ConfigError(f"{values.describe(rule.key)} is not supported: {rule.why}")
-    for number in NUMBERS:
+    for number in filter(lambda number: only(number.key), NUMBERS):
         if not number.holds(values[number.key]):
             raise ConfigError(f"{values.describe(number.key)} is not supported: expected {number.words()}")
-    for relation in RELATIONS:
+    for relation in filter(lambda relation: all(map(only, relation.keys)), RELATIONS):
         if not relation.holds(values, bert):
             raise ConfigError(f"{'; '.join(map(values.describe, relation.keys))} is not supported: {relation.why}")
 

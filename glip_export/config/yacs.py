@@ -120,14 +120,19 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"overrides are KEY VALUE pairs, but {overrides[-1]} has no value")
     given = {}
     for name, text in zip(overrides[::2], overrides[1::2], strict=True):
-        key = official_keys().get(name)
-        if key is None:
-            raise ConfigError(f"{name} is not a key of the official configuration{_suggest(name)}")
-        value = literal(text)
-        if key.used or value is not None:  # yacs lets None stand for anything
-            check_type(key, value, "override")
-        given[name] = value
+        given[name] = literal(text)
+        check_key(name, given[name], "override")
     return given
+
+
+def check_key(name: str, value: Any, origin: str) -> None:
+    """Raises ConfigError for a key that nobody knows (naming the closest known ones) or a value of another type."""
+    key = official_keys().get(name)
+    if key is None:
+        where = "" if origin == "override" else f"{origin}: "
+        raise ConfigError(f"{where}{name} is not a key of the official configuration{_suggest(name)}")
+    if key.used or value is not None:  # yacs lets None stand for anything
+        check_type(key, value, origin)
 
 
 def _suggest(name: str) -> str:
