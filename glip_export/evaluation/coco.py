@@ -54,14 +54,19 @@ class CategoryWork:
     prompt: Prompt
     chunk: int | None  # names a caption; None takes the configuration's
     places: Mapping[ImageId, int]  # of the pictures in the data set
+    labels: tuple[int, ...]  # of the prompt's names: their categories' places
 
     def detect(self, detector: Detector, batch: PictureBatch) -> Rows:
         """Rows of each picture in turn, boxes in pixels of the annotated size."""
         found = detector.detect(batch.pictures, self.prompt, chunk=self.chunk)
         return joined(
-            rows_of(self.places[image.id], as_annotated(detections, image), detector.session.name, image.id)
+            rows_of(self.places[image.id], self._placed(detections, image), detector.session.name, image.id)
             for image, detections in zip(batch.images, found, strict=True)
         )
+
+    def _placed(self, found: Detections, image: CocoImage) -> Detections:
+        """With labels that are categories' places, and boxes as annotated."""
+        return replace(as_annotated(found, image), labels=np.array(self.labels, np.int64)[found.labels])
 
 
 def evaluate_coco(
@@ -124,7 +129,9 @@ def score_coco(dataset: CocoDataset, blocks: Iterable[Found], problems: ProblemL
 
 def category_work(dataset: CocoDataset, prompt: Prompt, chunk: int | None) -> CategoryWork:
     """The work that asks for a data set's categories in their order."""
-    return CategoryWork(prompt, chunk, {image.id: place for place, image in enumerate(dataset.images)})
+    places = {category_id: place for place, category_id in enumerate(dataset.category_ids)}
+    labels = tuple(places[category.id] for category in dataset.asked)
+    return CategoryWork(prompt, chunk, {image.id: place for place, image in enumerate(dataset.images)}, labels)
 
 
 def as_annotated(detections: Detections, image: CocoImage) -> Detections:

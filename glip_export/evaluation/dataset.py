@@ -89,7 +89,7 @@ class CocoDataset:
                 reason = next((f": {each.text}" for each in problems if each.kind.startswith(what)), "")
                 raise GlipExportError(f"{path} has no {what} to evaluate{reason}")
         objects = _parse_objects(content["annotations"], mentioned, {each.id for each in parsed}, problems)
-        kept, notes = asked_categories(parsed, {item.category_id for item in objects})
+        kept, notes = cls.select(parsed, {item.category_id for item in objects})
         asked = {each.id for each in kept}
         pictures = sorted(pictures, key=lambda image: rising(image.id))[:limit]
         chosen = {image.id for image in pictures}
@@ -120,6 +120,18 @@ class CocoDataset:
     def in_label_order(cls, categories: Sequence[CocoCategory]) -> Sequence[CocoCategory]:
         """The file's categories, given in its order, as labels count them: in that order."""
         return categories
+
+    @classmethod
+    def select(
+        cls, categories: Sequence[CocoCategory], annotated: set[int]
+    ) -> tuple[Sequence[CocoCategory], tuple[str, ...]]:
+        """The categories that are evaluated, and notes on the others; annotated: the ids that annotations have."""
+        return asked_categories(categories, annotated)
+
+    @property
+    def asked(self) -> tuple[CocoCategory, ...]:
+        """The categories that a prompt names, in their order."""
+        return self.categories
 
     @property
     def names(self) -> tuple[str, ...]:

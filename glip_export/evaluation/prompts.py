@@ -21,10 +21,10 @@ def prompt_for(
     words as categories, or if the data set was read without the categories that the configuration demands.
     """
     _check_categories(dataset, config)
-    wanted = len(dataset.categories)
+    wanted = len(dataset.asked)
     if names is not None and len(names) != wanted:
         raise GlipExportError(f"{len(names)} names are given, but {dataset.path} has {wanted} categories")
-    asked = Prompt.of(list(dataset.names if names is None else names))
+    asked = Prompt.of([each.name for each in dataset.asked] if names is None else list(names))
     if names is None and config.task.words:
         words = words_of(config, chunk)
         if len(words) != wanted:
