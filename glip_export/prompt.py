@@ -5,33 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Encoding
 
-from glip_export.errors import ConfigError, PromptError, quoted
-from glip_export.names import split_names
+from glip_export.errors import ConfigError, GlipExportWarning, PromptError, quoted
+from glip_export.names import Name, Words, split_names, words_of
+from glip_export.phrases import Tagger, ground, lost_phrase
 
 MAX_NAMES = 20_000
 MAX_CHARACTERS = 1_000_000
 SPECIAL_TOKENS = 2  # [CLS] and [SEP]
 
 Span = tuple[int, int]  # characters of the caption, end exclusive
-
-
-class Words(NamedTuple):
-    """How a name stands in the caption: only the tokens of `name` are its class's."""
-
-    prefix: str
-    name: str
-    suffix: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +55,12 @@ class Prompt:
     wordless: bool = False
 
     @classmethod
-    def of(cls, value: str | Sequence[str] | Prompt) -> Prompt:
+    def of(cls, value: str | Sequence[Name] | Prompt) -> Prompt:
         """A prompt of names: "cat. remote control" or ["cat", "remote control"].
 
         A text is split at each stop that ends a name; "St. Bernard" and "3.5 mm jack" stay whole (`split_names`), and a
-        name with any other stop in it needs the list form. Names go through `clean_name` as in the original.
+        name with any other stop in it needs the list form. Names go through `clean_name` as in the original; in the
+        list {"prefix": "a ", "name": "hole", "suffix": " in the road"} is taken as it is, see `from_words`.
         """
         if isinstance(value, Prompt):
             return value
@@ -75,7 +69,22 @@ class Prompt:
             return cls(tuple(clean_name(part).strip() for part in split_names(value)))
         if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray)):
             raise PromptError(f"a prompt is a text or a list of names, not {type(value).__name__}")
-        return cls(tuple(clean_name(_checked_text(name)) for name in value))
+        words = tuple(_entry_words(entry, place) for place, entry in enumerate(value, start=1))
+        plain = all(isinstance(entry, str) for entry in value)
+        return cls(tuple(entry.name for entry in words), words=None if plain else words)
+
+    @classmethod
+    def from_sentence(cls, text: str, tagger: Tagger | None = None) -> Prompt:
+        r"""The phrases of "[a cat] beside [a red remote control]", or the noun phrases of a sentence without brackets.
+
+        Those are found by `tagger`, by default NLTK's, as the original's demo does (`glip_export.phrases.ground`); they
+        are called by the text that is scored. A noun phrase that is not found again in the sentence is warned of.
+        Raises PromptError, also for a sentence without a phrase, and where NLTK or its data is not installed.
+        """
+        caption, spans, lost = ground(_checked_text(text), tagger)
+        for phrase in lost:
+            warnings.warn(lost_phrase(phrase), GlipExportWarning, stacklevel=2)
+        return cls.from_spans(caption, spans)
 
     @classmethod
     def from_spans(cls, caption: str, spans: Sequence[Span | Sequence[Span]], wordless: bool = False) -> Prompt:
@@ -271,6 +280,11 @@ def _parse_spans(entry: Span | Sequence[Span], caption: str) -> tuple[Span, ...]
 
 def _is_pair(entry: object) -> bool:
     return isinstance(entry, Sequence) and len(entry) == 2 and all(isinstance(place, Integral) for place in entry)
+
+
+def _entry_words(entry: object, place: int) -> Words:
+    words = words_of(entry, place)
+    return Words("", clean_name(_checked_text(entry)), "") if words is None else words
 
 
 def _checked_words(entry: Sequence[str]) -> Words:

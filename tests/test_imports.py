@@ -24,8 +24,8 @@ ROWS = (
     ("graphs",),
     ("results", "bundle"),
     ("model", "image"),
-    ("config", "prompt", "hints", "checkpoint"),
-    ("names",),
+    ("config", "prompt", "hints", "checkpoint", "names"),
+    ("phrases",),
     ("errors", "processes", "addresses", "__init__"),
 )
 FLOOR = {room: len(ROWS) - number for number, row in enumerate(ROWS) for room in row}

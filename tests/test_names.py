@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,77 @@ def test_files_that_hold_no_names(tmp_path: Path) -> None:
         with pytest.raises(PromptError, match=words) as caught:
             read_names(str(tmp_path / name), "--prompt-file")
         assert "--prompt-file" in str(caught.value) and "\n" not in str(caught.value)
+
+
+HOLES = {"prefix": "there are some ", "name": "holes", "suffix": " on the road "}
+ODINW = "[{'prefix': ' ', 'name': 'fish', 'suffix': '', }, {'prefix': '', 'name': 'stingray', 'suffix': ' , flat.'}, ]"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "names"),
+    [
+        ("a.json", json.dumps(["St. Bernard", HOLES, {"name": "cat"}]), None),
+        (
+            "b.YAML",
+            "- St. Bernard\n- {prefix: 'there are some ', name: holes, suffix: ' on the road '}\n- name: cat\n",
+            None,
+        ),
+        ("c.yml", f'"{ODINW}"', "odinw"),
+        ("d.yaml", f'DATASETS:\n  CAPTION_PROMPT: "{ODINW}"\nMODEL: {{}}\n', "odinw"),
+    ],
+)
+def test_names_in_json_and_yaml_are_kept_as_written(tmp_path: Path, name: str, text: str, names: str | None) -> None:
+    (tmp_path / name).write_text(text)
+    found = read_names(str(tmp_path / name))
+    if names == "odinw":
+        (chunk,) = Prompt.of(found).chunks()
+        assert chunk.caption == " fish. stingray , flat."
+        assert chunk.class_tokens == ((1,), (3, 4))
+        return
+    assert found == ("St. Bernard", HOLES, {"prefix": "", "name": "cat", "suffix": ""})
+    prompt = Prompt.of(found)
+    assert prompt.names == ("St. Bernard", "holes", "cat")
+    (chunk,) = prompt.chunks()
+    assert chunk.caption == "St. Bernard. there are some holes on the road . cat"
+    assert chunk.class_tokens == ((1, 2, 3), (8,), (13,))
+
+
+def test_a_list_of_plain_names_is_no_prompt_of_words(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('["cat", "trap_(door)"]')
+    assert (
+        Prompt.of(read_names(str(tmp_path / "a.json"))) == Prompt.of(["cat", "trap_(door)"]) == Prompt(("cat", "trap "))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.json", '["cat", 3]', "name 2 of the prompt is 3: it is a text, or {prefix, name, suffix} of texts"),
+        ("a.json", '["cat", {"name": "dog", "sufix": "s"}]', "name 2 of the prompt is {'name': 'dog', 'sufix': 's'}"),
+        ("a.json", '[{"prefix": "a "}]', "name 1 of the prompt is"),
+        ("a.json", '[{"prefix": null, "name": "b"}]', "name 1 of the prompt is"),
+        ("a.json", '["cat", {"prefix": "a ", "name": " . "}]', "name 2 is empty"),
+        ("a.json", '{"names": ["cat"]}', "it takes a list of names"),
+        ("a.json", "[]", "it takes a list of names"),
+        ("a.json", "cat\ndog\n", "is not valid JSON"),
+        ("a.json", "[" * 100_000, "is not valid JSON"),
+        ("a.yaml", "- cat\n- no\n", "name 2 of the prompt is False"),
+        ("a.yaml", "- [cat]\n", "name 1 of the prompt is ['cat']"),
+        ("a.yaml", "cat: [\n", "not valid YAML"),
+        ("a.yaml", "cat. dog", "it takes a list of names"),
+        ("a.yaml", "DATASETS: {TRAIN: x}", "has no DATASETS.CAPTION_PROMPT"),
+        ("a.yaml", "- a\n" * 250_001, "too large for YAML"),
+    ],
+)
+def test_json_and_yaml_that_hold_no_names(tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(PromptError) as caught:
+        read_names_file(tmp_path / name, "--prompt-file")
+    assert f"--prompt-file {tmp_path / name}" in str(caught.value) and told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_name_of_a_list() -> None:
+    for entry in (3, None, b"cat", ("a ", "cat", ""), {"name": 3}, {}, {"name": "cat", "words": ""}):
+        with pytest.raises(PromptError, match="name 2 of the prompt is"):
+            Prompt.of(["dog", entry])  # type: ignore[list-item]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from glip_export.cli.console import run_app
 from glip_export.cli.options import Verb, bundle_or_newest, parse_image_size
 from glip_export.cli.outputs import bundle_files, check_outputs
 from glip_export.errors import GlipExportError
+
+if TYPE_CHECKING:
+    from glip_export.names import Name
 
 DEFAULT_PROMPT = "cat. coffee cup. astronaut. rocket"  # what is on the packaged photos
 
@@ -43,7 +46,11 @@ def bench(
     ] = None,
     coco_prompt: Annotated[bool, typer.Option("--coco-prompt", help="COCO's 80 names, 194 tokens.")] = False,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="A text file with a name a line, for long prompts.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="For long prompts: a text file with a name a line, or .json or .yaml with a list of names.",
+            show_default=False,
+        ),
     ] = None,
     image_size: Annotated[
         str | None,
@@ -121,7 +128,7 @@ def _all_backends(bundle: Path) -> list[str]:
     return [word for word in available_backends(Bundle.open(bundle, verify=False)) if word != PLAIN]
 
 
-def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]:
+def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[Name, ...]:
     if (prompt is not None) + coco + (file is not None) > 1:
         raise GlipExportError("give one of --prompt, --coco-prompt and --prompt-file")
     from glip_export.hints import Hinter
@@ -137,7 +144,7 @@ def _names(prompt: str | None, coco: bool, file: Path | None) -> tuple[str, ...]
     else:
         asked = Prompt.of(read_names_file(file, "--prompt-file"))
     Hinter().tell(asked)  # here: what workers write is not shown
-    return asked.names
+    return asked.names if asked.words is None else tuple(entry._asdict() for entry in asked.words)
 
 
 if __name__ == "__main__":

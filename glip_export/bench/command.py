@@ -16,13 +16,14 @@ from glip_export.bench.table import costs_table, times_table
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import atomic_write_text
 from glip_export.cli.console import console, steps_progress
+from glip_export.names import Name
 from glip_export.processes import thread_count
 
 
 def run(
     path: Path,
     backends: Sequence[str],
-    names: tuple[str, ...],
+    names: tuple[Name, ...],
     image_size: tuple[int, int] | None,
     *,
     batch: int,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from glip_export.names import Name, words_of
+
 PLAIN = "torch"  # the backend word of the reference as published, 256 tokens whatever the prompt
 TRIMMED = "torch:trimmed"  # the same model on the prompt's own tokens
 PRECISIONS = {"f32": "fp32", "f16": "fp16"}  # backends' own words for the same
@@ -16,7 +18,7 @@ class Job:
     """One configuration; it travels to the workers as JSON."""
 
     bundle: str
-    names: tuple[str, ...]
+    names: tuple[Name, ...]
     image_size: tuple[int, int]  # H, W of the padded network input
     batch: int = 1
     threads: int | None = None  # CPU threads; None: the backend's own default
@@ -34,7 +36,11 @@ class Job:
         height, width = value["image_size"]
         return cls(**{**value, "names": tuple(value["names"]), "image_size": (height, width)})
 
-    def prompts(self) -> list[list[str]]:
+    def caption(self, separator: str) -> str:
+        """All that is asked in one text, however many captions it takes."""
+        return separator.join("".join(words_of(name, 1) or str(name)) for name in self.names)
+
+    def prompts(self) -> list[list[Name]]:
         """The names of each prompt of one picture: the same names in turned order, so of the same length in tokens."""
         turns = (index % len(self.names) for index in range(self.prompts_per_image))
         return [[*self.names[turn:], *self.names[:turn]] for turn in turns]

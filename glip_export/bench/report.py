@@ -49,7 +49,7 @@ def make_report(
             "manifest_sha256": sha256_file(bundle.path / MANIFEST),
             "weights_sha256": bundle.weights.sha256,
         },
-        "prompt": bundle.config.text.separator.join(job.names),
+        "prompt": job.caption(bundle.config.text.separator),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -15,6 +15,7 @@ from glip_export.errors import GlipExportError, ImageError
 
 if TYPE_CHECKING:
     from glip_export.cli.detect_output import Wanted
+    from glip_export.cli.detect_prompt import Asked, read_prompt
     from glip_export.cli.detect_source import Source
 
 
@@ -31,7 +32,16 @@ def detect(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What to look for, in place of --prompt: a text file with a name a line (a stop may stand in one).",
+            help="What to look for, in place of --prompt: a text file with a name a line (a stop may stand in one), or "
+            "a .json or .yaml with a list of names and {prefix, name, suffix}.",
+            show_default=False,
+        ),
+    ] = None,
+    sentence: Annotated[
+        str | None,
+        typer.Option(
+            help="What to look for, in place of --prompt: the phrases in brackets, "
+            '"[a cat] beside [a red remote control]", or without brackets its noun phrases (extra phrases).',
             show_default=False,
         ),
     ] = None,
@@ -103,7 +113,7 @@ def detect(
     from glip_export.cli.detect_source import LocalSource, ServerSource, check_only_local
     from glip_export.cli.outputs import bundle_files
 
-    asked = _prompt(prompt, names)
+    asked = read_prompt(prompt, names, sentence)
     read: list[Path | str | None] = [names, token_file, weights]
     source: Source
     if server is None:
@@ -122,7 +132,7 @@ def detect(
 
 def run(
     images: Sequence[Path],
-    prompt: str | Sequence[str],
+    asked: Asked,
     source: Source,
     wanted: Wanted,
     strict: bool = False,
@@ -140,9 +150,7 @@ def run(
     from glip_export.cli.detect_targets import annotated_targets
     from glip_export.cli.outputs import check_outputs
     from glip_export.cli.progress import pictures_progress
-    from glip_export.prompt import Prompt
 
-    parsed = Prompt.of(prompt)
     pictures = find_pictures(images, left_out or wanted.output)
     files = {"--json": wanted.json, "--html": wanted.html}
     check_outputs(files, [*(picture.path for picture in pictures), *read])
@@ -150,11 +158,10 @@ def run(
         kept = [Path(path) for path in (*files.values(), *read) if path is not None]
         pictures = annotated_targets(pictures, wanted.output, kept)
     at_once = source.at_once(len(pictures), any(image.is_dir() for image in images))
-    words = prompt if isinstance(prompt, str) else ". ".join(prompt)
     summary = Summary(wanted.threshold)
     with (
-        source.opened(parsed) as opened,
-        writer(wanted, {**source.describe(), "prompt": prompt}, words, source.title) as writing,
+        source.opened(asked.prompt) as opened,
+        writer(wanted, {**source.describe(), **asked.described}, asked.words, source.title) as writing,
         pictures_progress(transient=True) as progress,
     ):
         bar = progress.add_task("detecting", total=len(pictures))
@@ -182,17 +189,6 @@ def run(
     written = [path for path in (wanted.output, *files.values()) if path is not None]
     for line in summary.lines(seconds, written):
         console.print(line, soft_wrap=True, markup=False)
-
-
-def _prompt(prompt: str | None, names: Path | None) -> str | list[str]:
-    """What to look for: a text with stops, or the names of a file."""
-    from glip_export.names import read_names_file
-
-    if prompt is not None and names is None:
-        return prompt
-    if prompt is None and names is not None:
-        return list(read_names_file(names))
-    raise GlipExportError("give what to look for: either --prompt or --names")
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

@@ -66,11 +66,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_small_yaml(path: Path, what: str) -> Any:
     """What a YAML file holds. Raises ConfigError, naming the file, if it is missing, not text or not YAML."""
+    return parse_small_yaml(read_small_text(path, what), path)
+
+
+def parse_small_yaml(text: str, path: Path) -> Any:
+    """The text of a YAML file. Raises ConfigError, naming the file, if it is none, or if PyYAML is missing."""
     try:
         import yaml  # in the extra `export`: the runtime does without
     except ImportError as error:
-        raise ConfigError("reading a YAML configuration needs PyYAML: pip install 'glip-export[export]'") from error
-    text = read_small_text(path, what)
+        raise ConfigError(f"{path}: reading YAML needs PyYAML: pip install 'glip-export[export]'") from error
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

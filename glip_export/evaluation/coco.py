@@ -18,6 +18,7 @@ from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.prompts import prompt_for
 from glip_export.evaluation.rows import Found, Rows, joined, rows_of, with_one_added
 from glip_export.evaluation.run import Plan, run
+from glip_export.names import Name
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.runtime.detector import Detector
@@ -72,7 +73,7 @@ class CategoryWork:
 def evaluate_coco(
     detector: Detector | Callable[[], Detector],
     dataset: CocoDataset,
-    names: Sequence[str] | None = None,
+    names: Sequence[Name] | None = None,
     *,
     batch: int = BATCH,
     chunk: int | None = None,

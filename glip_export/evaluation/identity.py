@@ -9,12 +9,13 @@ from glip_export import __version__
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import MANIFEST, sha256_file
 from glip_export.evaluation.dataset import CocoDataset
+from glip_export.names import Name
 
 
 def identity(
     dataset: CocoDataset,
     bundle: Bundle,
-    names: Sequence[str] | None,
+    names: Sequence[Name] | None,
     batch: int,
     chunk: int | None = None,
     aspect_groups: bool = False,

@@ -8,11 +8,12 @@ from dataclasses import replace
 from glip_export.config import CaptionWords, GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.dataset import CocoDataset
+from glip_export.names import Name
 from glip_export.prompt import Prompt
 
 
 def prompt_for(
-    dataset: CocoDataset, names: Sequence[str] | None, config: GlipConfig, chunk: int | None = None
+    dataset: CocoDataset, names: Sequence[Name] | None, config: GlipConfig, chunk: int | None = None
 ) -> Prompt:
     """The prompt that asks for the categories, in their order; its names are theirs, or those given.
 
@@ -46,7 +47,7 @@ def words_of(config: GlipConfig, chunk: int | None) -> tuple[CaptionWords, ...]:
     return tuple(words[place % size] for place in range(len(words))) if size > 0 else words
 
 
-def prompt_notes(names: Sequence[str] | None, config: GlipConfig, chunk: int | None) -> tuple[str, ...]:
+def prompt_notes(names: Sequence[Name] | None, config: GlipConfig, chunk: int | None) -> tuple[str, ...]:
     """What a user should know of the words that categories are asked for by."""
     words, size = config.task.words, _chunk(config, chunk)
     if names is not None or not 0 < size < len(words):

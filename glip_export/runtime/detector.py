@@ -13,6 +13,7 @@ from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.hints import Hinter
 from glip_export.image import U8, ImageBatch, Picture, load_image, pad, picture_name, resize, restore_boxes
+from glip_export.names import Name
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
@@ -58,7 +59,7 @@ class Detector:
     def detect(
         self,
         images: Sequence[Picture],
-        prompt: str | Sequence[str] | Prompt | Sequence[Prompt],
+        prompt: str | Sequence[Name] | Prompt | Sequence[Prompt],
         batch_size: int | None = None,
         chunk: int | None = None,
         *,
@@ -126,7 +127,7 @@ class Detector:
         return tuple(features), text
 
     def detect_encoded(
-        self, encoded: EncodedImages | EncodedScales, prompt: str | Sequence[str] | Prompt, chunk: int | None = None
+        self, encoded: EncodedImages | EncodedScales, prompt: str | Sequence[Name] | Prompt, chunk: int | None = None
     ) -> list[Detections]:
         """As `detect`, on pictures that were encoded before."""
         prompt = Prompt.of(prompt)

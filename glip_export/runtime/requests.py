@@ -10,6 +10,7 @@ import numpy as np
 
 from glip_export.errors import GlipExportError
 from glip_export.image import U8, Picture
+from glip_export.names import Name
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.runtime.encoded import EncodedImages
@@ -37,7 +38,7 @@ class Request:
     """
 
     image: Picture | PreparedImage | EncodedImages
-    prompt: str | Sequence[str] | Prompt
+    prompt: str | Sequence[Name] | Prompt
     threshold: float = 0.0
     wanted: Callable[[], bool] = lambda: True
 

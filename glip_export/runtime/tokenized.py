@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glip_export.errors import PromptError
+from glip_export.names import Name
 from glip_export.prompt import Prompt, TokenizedChunk
 
 
@@ -22,7 +23,7 @@ class Tokenized:
 
 
 def of_each(
-    prompt: str | Sequence[str] | Prompt | Sequence[Prompt], pictures: int, tokenize: Callable[[Prompt], Tokenized]
+    prompt: str | Sequence[Name] | Prompt | Sequence[Prompt], pictures: int, tokenize: Callable[[Prompt], Tokenized]
 ) -> list[Tokenized]:
     """The prompt of each picture, equal ones tokenized once."""
     if not isinstance(prompt, Sequence) or not prompt or not all(isinstance(one, Prompt) for one in prompt):

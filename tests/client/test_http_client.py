@@ -16,6 +16,7 @@ from server_process import running_server
 from glip_export import Detector
 from glip_export.cli import detect as detect_command
 from glip_export.cli.detect_output import Wanted
+from glip_export.cli.detect_prompt import read_prompt
 from glip_export.cli.detect_source import LocalSource, ServerSource
 from glip_export.client import Client, ServerError
 from glip_export.errors import GlipExportError, ImageError, PromptError
@@ -63,7 +64,9 @@ def test_its_answers_are_the_detectors_own(tiny_bundle: Path, tmp_path: Path, mo
             ("here", LocalSource(tiny_bundle, "onnxruntime", threads=1)),
             ("there", ServerSource(server.url)),
         ):
-            detect_command.run([file], "cat. dog", source, Wanted(0.5, tmp_path / name, tmp_path / f"{name}.json"))
+            detect_command.run(
+                [file], read_prompt("cat. dog"), source, Wanted(0.5, tmp_path / name, tmp_path / f"{name}.json")
+            )
             documents.append(json.loads((tmp_path / f"{name}.json").read_text()))
         here, there = documents
         assert there["server"] == server.url and here["backend"] == "onnxruntime"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from glip_export.cli.detect import run
 from glip_export.cli.detect_output import Wanted
+from glip_export.cli.detect_prompt import read_prompt
 from glip_export.cli.detect_source import LocalSource
 from glip_export.results.detections import Detections
 from glip_export.results.drawing import _contrast, class_color
@@ -27,7 +28,12 @@ def detected(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     page, report = folder / "gallery.html", folder / "detections.json"
     pictures = [PICTURES / "cat.jpg", PICTURES / "rocket.jpg"]
     prompt = "cat. remote control"
-    run(pictures, prompt, LocalSource(tiny_bundle, "onnxruntime", batch_size=1), Wanted(0.6, None, report, page))
+    run(
+        pictures,
+        read_prompt(prompt),
+        LocalSource(tiny_bundle, "onnxruntime", batch_size=1),
+        Wanted(0.6, None, report, page),
+    )
     results = json.loads(report.read_text())["results"]
     return page.as_uri(), [result["detections"] for result in results]
 

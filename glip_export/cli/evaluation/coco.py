@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from glip_export.bundle import Bundle
     from glip_export.config import GlipConfig
     from glip_export.evaluation import CocoDataset, CocoResult, Journal
+    from glip_export.names import Name
     from glip_export.runtime.detector import Detector
 
 DETECTIONS = "detections.json"
@@ -60,7 +61,8 @@ def coco(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help='Asked for instead of the categories, in the file\'s order: "a. b. c", or a file with a name a line.',
+            help='Asked for instead of the categories, in the file\'s order: "a. b. c", or a file with a name a line, '
+            "or a .json or .yaml with a list of names and {prefix, name, suffix}.",
             show_default=False,
         ),
     ] = None,
@@ -99,7 +101,7 @@ def coco(
 class Options:
     """How a data set is run, alike on every backend."""
 
-    names: tuple[str, ...] | None
+    names: tuple[Name, ...] | None
     batch: int
     chunk: int | None
     aspect_groups: bool
