@@ -15,7 +15,7 @@ from glip_export.errors import GlipExportError, ImageError
 
 if TYPE_CHECKING:
     from glip_export.cli.detect_output import Wanted
-    from glip_export.cli.detect_prompt import Asked, read_prompt
+    from glip_export.cli.detect_prompt import Asked
     from glip_export.cli.detect_source import Source
 
 
@@ -110,6 +110,7 @@ def detect(
     Example: glip-export detect photo.jpg holiday/ --prompt "cat. remote control" --html gallery.html
     """
     from glip_export.cli.detect_output import Wanted
+    from glip_export.cli.detect_prompt import read_prompt
     from glip_export.cli.detect_source import LocalSource, ServerSource, check_only_local
     from glip_export.cli.outputs import bundle_files
 
