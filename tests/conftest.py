@@ -92,6 +92,22 @@ def tiny_bundle(tiny_model: Glip, tmp_path_factory: pytest.TempPathFactory) -> P
     return _exported_once("tiny", lambda: tiny_model, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def several_scales_bundle(oracle_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small GLIP's bundle with TEST.USE_MULTISCALE, at the scales of `multiscale_oracle`, likewise."""
+    import multiscale_oracle
+
+    from glip_export import load_model
+
+    def load() -> Glip:
+        words = multiscale_oracle.overrides()
+        return load_model(
+            oracle_tiny / "weights.pth", oracle_tiny / "config.yaml", words, oracle_tiny / "bert_config.json"
+        )
+
+    return _exported_once("several-scales", load, tmp_path_factory)
+
+
 @pytest.fixture
 def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """The small GLIP's bundle to be changed, or to keep what sessions keep in it; without anybody's caches."""
@@ -183,7 +199,8 @@ def _exported_once(name: str, load: Callable[[], Glip], tmp_path_factory: pytest
 def _kept_export(name: str) -> Path | None:
     """Where this very export is kept between runs on a developer's machine; None in CI, which exports anew."""
     package = Path(__file__).parents[1] / "glip_export"
-    made_by = [DEMO / "glip_demo.safetensors", *(source for name in cases() for source in OracleCase(name).sources)]
+    made_by = [Path(__file__).parent / "data" / "oracle" / "multiscale" / "case.json"]
+    made_by += [DEMO / "glip_demo.safetensors", *(source for name in cases() for source in OracleCase(name).sources)]
     made_by += [
         file
         for room in ("bundle", "checkpoint", "config", "graphs", "model", "data")

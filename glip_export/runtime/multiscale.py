@@ -144,11 +144,11 @@ def lost_names(prompt: Prompt, config: GlipConfig) -> tuple[str, ...]:
     if not config.detection.several_scales or not (lost := lost_classes(len(prompt.names), own)):
         return ()
     which = (
-        f"TEST.SELECT_CLASSES has {len(own.select_classes)}"
+        f"TEST.SELECT_CLASSES takes numbers {', '.join(map(str, own.select_classes))}"
         if own.select_classes
-        else f"TEST.NUM_CLASSES {own.num_classes} has room for {max(0, own.num_classes - 1)}"
+        else f"TEST.NUM_CLASSES {own.num_classes} takes the first {max(0, own.num_classes - 1)}"
     )
-    return (f"nothing will be found of {lost} of the prompt's {len(prompt.names)} names: of those, {which}",)
+    return (f"nothing will be found of {lost} of the prompt's {len(prompt.names)} names: {which}",)
 
 
 def check_one_scale(config: GlipConfig, what: str) -> None:
