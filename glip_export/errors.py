@@ -55,7 +55,10 @@ def visible(text: str) -> str:
 
 def quoted(value: object) -> str:
     """On one line and short, whatever it is: for what a person gave."""
-    text = repr(value[:80] if isinstance(value, str) else value)
+    try:
+        text = repr(value[:80] if isinstance(value, str) else value)
+    except RecursionError:  # lists in lists in lists
+        text = type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -81,7 +81,7 @@ class Prompt:
         are called by the text that is scored. A noun phrase that is not found again in the sentence is warned of.
         Raises PromptError, also for a sentence without a phrase, and where NLTK or its data is not installed.
         """
-        caption, spans, lost = ground(_checked_text(text), tagger)
+        caption, spans, lost = ground(checked_text(text), tagger)
         for phrase in lost:
             warnings.warn(lost_phrase(phrase), GlipExportWarning, stacklevel=2)
         return cls.from_spans(caption, spans)
@@ -92,7 +92,7 @@ class Prompt:
 
         wordless: a phrase may have no span or hold nothing that the tokenizer can read; then nothing is found for it.
         """
-        caption = _checked_text(caption)
+        caption = checked_text(caption)
         if not isinstance(spans, Sequence):
             raise PromptError(f"the spans are a list of (start, end), not {type(spans).__name__}")
         parsed = tuple(() if wordless and entry in ((), []) else _parse_spans(entry, caption) for entry in spans)
@@ -128,7 +128,7 @@ class Prompt:
         if self.words is not None and len(self.words) != len(self.names):
             raise PromptError(f"the prompt has {len(self.names)} names but words for {len(self.words)}")
         texts = [*self.names, *(text for entry in self.words or () for text in entry), *self.unscored]
-        _check_length(sum(len(_checked_text(text)) for text in texts) + len(self.caption or ""))
+        _check_length(sum(len(checked_text(text)) for text in texts) + len(self.caption or ""))
         for index, name in enumerate(self.asked):
             if not self.wordless and not name.strip(". \t\r\n"):
                 raise PromptError(f"name {index + 1} of the prompt is empty: {quoted(name)} holds no word")
@@ -284,7 +284,7 @@ def _is_pair(entry: object) -> bool:
 
 def _entry_words(entry: object, place: int) -> Words:
     words = words_of(entry, place)
-    return Words("", clean_name(_checked_text(entry)), "") if words is None else words
+    return Words("", clean_name(checked_text(entry)), "") if words is None else words
 
 
 def _checked_words(entry: Sequence[str]) -> Words:
@@ -293,7 +293,7 @@ def _checked_words(entry: Sequence[str]) -> Words:
     return Words(*entry)
 
 
-def _checked_text(text: object) -> str:
+def checked_text(text: object) -> str:
     """The text, if it is one and can be written as UTF-8 (the tokenizer takes nothing else)."""
     if not isinstance(text, str):
         raise PromptError(f"a name in a prompt is a text, not {type(text).__name__}")

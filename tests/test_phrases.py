@@ -191,3 +191,34 @@ def test_without_nltks_data(fresh_tagger: None, monkeypatch: pytest.MonkeyPatch,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Prompt.from_sentence("[a cat]").names == ("a cat",)
+
+
+@pytest.fixture(scope="module")
+def data_of_the_stored_sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """NLTK's data as its downloader lays it out: a tagger that knows the stored sentences, a splitter that knows none."""
+    pytest.importorskip("nltk")
+    from nltk.tag import PerceptronTagger
+    from nltk.tokenize.punkt import PunktParameters, save_punkt_params
+
+    folder = tmp_path_factory.mktemp("nltk_data")
+    tagger = PerceptronTagger(load=False)
+    tagger.train([[(word, tag) for word, tag in case["pos_tags"]] for case in SENTENCES], nr_iter=20)
+    files = folder / "taggers" / "averaged_perceptron_tagger_eng"
+    files.mkdir(parents=True)
+    for kind, value in (("weights", tagger.model.weights), ("tagdict", tagger.tagdict), ("classes", tagger.classes)):
+        text = json.dumps(sorted(value) if kind == "classes" else value)
+        (files / f"averaged_perceptron_tagger_eng.{kind}.json").write_text(text)
+    punkt = folder / "tokenizers" / "punkt_tab" / "english"
+    punkt.mkdir(parents=True)
+    save_punkt_params(PunktParameters(), dir=str(punkt))
+    return folder
+
+
+def test_through_nltk(fresh_tagger: None, data_of_the_stored_sentences: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [str(data_of_the_stored_sentences)])
+    for case in SENTENCES:
+        prompt = Prompt.from_sentence(case["caption"])
+        assert [[list(span) for span in spans] for spans in prompt.spans or ()] == case["tokens_positive_chars"]
+        assert list(prompt.names) == list(case["text_at_span"].values())

@@ -9,6 +9,7 @@ from typing import Any
 from glip_export.errors import GlipExportError
 from glip_export.names import read_names_file, words_of
 from glip_export.prompt import Prompt
+from glip_export.serving.prompts import phrases_of
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,4 @@ def read_prompt(prompt: str | None = None, names: Path | None = None, sentence: 
 def of_sentence(sentence: str) -> Asked:
     """The phrases of a sentence; in JSON the caption that is asked, and each phrase with its characters there."""
     asked = Prompt.from_sentence(sentence)
-    assert asked.caption is not None and asked.spans is not None
-    phrases = [
-        {"name": name, "span": list(span)}
-        for name, spans in zip(asked.names, asked.spans, strict=True)
-        for span in spans
-    ]
-    described = {"sentence": sentence, "caption": asked.caption, "phrases": phrases}
-    return Asked(asked, sentence, described)
+    return Asked(asked, sentence, {"sentence": sentence, "caption": asked.caption, "phrases": phrases_of(asked)})

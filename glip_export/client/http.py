@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError, ServerError
+from glip_export.errors import BackendError, GlipExportError, ImageError, ServerError
 from glip_export.hints import Hinter
 from glip_export.image import Picture, load_image
+from glip_export.names import Name
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
+from glip_export.serving.prompts import prompt_to_json
 
 AT_ONCE = 4  # requests under way
 BUSY_SECONDS = 60.0
@@ -86,7 +88,7 @@ class Client:
     def detect(
         self,
         images: Sequence[Picture],
-        prompt: str | Sequence[str] | Prompt,
+        prompt: str | Sequence[Name] | Prompt,
         threshold: float = 0.0,
         *,
         cached: bool = False,
@@ -135,7 +137,7 @@ class Client:
                     raise
         form: list[tuple[str, Any]] = [("image", ("image", picture, "application/octet-stream"))]
         for key, value in fields.items():
-            form += [("name", name) for name in value] if isinstance(value, list) else [(key, str(value))]
+            form += _parts(key, value)
         return self._read(self._ask("POST", "/v1/detect", form))
 
     def _ask(
@@ -201,13 +203,20 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())[:400]
 
 
-def _words(prompt: str | Sequence[str] | Prompt, parsed: Prompt) -> str | list[str]:
+def _words(prompt: str | Sequence[Name] | Prompt, parsed: Prompt) -> Any:
     """A prompt as it is sent; raises PromptError for what a server does not take."""
-    if parsed.caption is not None or parsed.words is not None or parsed.unscored:
-        raise PromptError("a server takes names, not the phrases of a caption or words around a name")
-    if isinstance(prompt, str):
-        return prompt
-    return list(parsed.names)
+    return prompt if isinstance(prompt, str) else prompt_to_json(parsed)
+
+
+def _parts(key: str, value: Any) -> list[tuple[str, Any]]:
+    """A field as parts of a form."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return [("name", name) for name in value]
+    if isinstance(value, (list, dict)):
+        return [(key, json.dumps(value))]
+    if key == "prompt" and value.lstrip()[:1] in ("[", "{"):  # which a form might take for JSON
+        return [("name", name) for name in Prompt.of(value).names]
+    return [(key, str(value))]
 
 
 def _encoded(image: Picture) -> bytes:

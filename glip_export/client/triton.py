@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from glip_export.errors import BackendError, GlipExportError, ImageError, PromptError, ServerError
+from glip_export.errors import BackendError, GlipExportError, ImageError, ServerError
 from glip_export.hints import Hinter
 from glip_export.image import Picture, load_image
+from glip_export.names import Name
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.serving.triton.prompts import write_prompt
@@ -77,7 +78,7 @@ class TritonClient:
             return False
 
     def detect(
-        self, images: Sequence[Picture], prompt: str | Sequence[str] | Prompt, threshold: float = 0.0
+        self, images: Sequence[Picture], prompt: str | Sequence[Name] | Prompt, threshold: float = 0.0
     ) -> list[Detections]:
         """Detections of each picture that score at least threshold, as `Detector.detect` gives for it alone.
 
@@ -87,10 +88,8 @@ class TritonClient:
         if isinstance(images, (str, Path, bytes, np.ndarray)) or not isinstance(images, Sequence):
             raise GlipExportError("detect takes a list of pictures; give [picture] for a single one")
         parsed = Prompt.of(prompt)
-        if parsed.caption is not None or parsed.words is not None or parsed.unscored:
-            raise PromptError("a Triton server takes names, not the phrases of a caption or words around a name")
         self._hinter.tell(parsed, stacklevel=2)
-        text = write_prompt(parsed.names)
+        text = write_prompt(parsed)
         with ThreadPoolExecutor(max_workers=max(1, min(AT_ONCE, len(images)))) as pool:
             answers = pool.map(lambda image: self._detect(image, text, threshold), images)
             return [_detections(answer, parsed.names) for answer in answers]

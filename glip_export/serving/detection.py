@@ -19,6 +19,7 @@ from glip_export.runtime.encoded import EncodedImages
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, image_key
 from glip_export.serving.answers import DEADLINE, UNKNOWN_IMAGE, ServiceError, service_error
 from glip_export.serving.payload import ImageId, Payload, media_type, parse
+from glip_export.serving.prompts import phrases_of
 from glip_export.serving.scheduler import CrowdedOutError, Scheduler, Work
 from glip_export.serving.settings import Settings
 from glip_export.serving.uploads import Uploads
@@ -42,6 +43,7 @@ class _Accepted:
     units: int
     received: float
     seconds: dict[str, float]
+    notes: tuple[str, ...]
 
 
 class DetectionService:
@@ -68,11 +70,14 @@ class DetectionService:
         self.scheduler.metrics.observe({**timing, **accepted.seconds})
         for answer in answers:
             self.scheduler.metrics.pictures.labels(str(answer.cached).lower()).inc()
+        said = accepted.prompt
+        caption = {} if said.caption is None else {"caption": said.caption, "phrases": phrases_of(said)}
         return {
             "results": results,
+            **caption,
             "timing_ms": {stage: round(seconds * 1000, 2) for stage, seconds in timing.items()},
             "cached": [answer.cached for answer in answers],
-            "warnings": list(hints(accepted.prompt)),
+            "warnings": [*accepted.notes, *hints(said)],
         }
 
     async def _accept(self, request: Request) -> _Accepted:
@@ -95,7 +100,7 @@ class DetectionService:
                 self.scheduler.release(len(payload.images), units)
                 raise
         seconds = {"upload": received - began, "prepare": time.monotonic() - received}
-        return _Accepted(images, payload.prompt, payload.threshold, deadline, units, received, seconds)
+        return _Accepted(images, payload.prompt, payload.threshold, deadline, units, received, seconds, payload.notes)
 
     def close(self) -> None:
         """Ends the pool."""

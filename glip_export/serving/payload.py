@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,19 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from glip_export.errors import PromptError, quoted
-from glip_export.prompt import Prompt
+from glip_export.phrases import ground, lost_phrase
+from glip_export.prompt import Prompt, checked_text
 from glip_export.serving import base64_text
 from glip_export.serving.answers import BAD_PROMPT, BAD_REQUEST, TOO_LARGE, ServiceError
+from glip_export.serving.prompts import prompt_from_json
 from glip_export.serving.settings import Settings
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 MEDIA_TYPES = (JSON, MULTIPART)
-_FIELDS = ("image", "prompt", "name", "threshold", "deadline_ms")
+_FIELDS = ("image", "prompt", "name", "sentence", "threshold", "deadline_ms")
+_JSON_FIELDS = ("images", "prompt", "sentence", "threshold", "deadline_ms")
+_JSON_PROMPT = re.compile(r'\s*(\[\s*["{]|[{]\s*")')  # of a form; other texts with brackets are names
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -39,6 +44,7 @@ class Payload:
     prompt: Prompt
     threshold: float
     deadline_ms: int | None
+    notes: tuple[str, ...] = ()  # what a person should know of the sentence
 
 
 def media_type(content_type: str) -> str:
@@ -57,11 +63,13 @@ def parse(body: bytes, content_type: str, settings: Settings) -> Payload:
         raise ServiceError(BAD_REQUEST, "give one picture or more: parts named image, or a JSON list named images")
     if len(images) > settings.max_pictures:
         raise ServiceError(TOO_LARGE, f"{len(images)} pictures; at most {settings.max_pictures} a request are accepted")
+    prompt, notes = _asked(fields, settings)
     return Payload(
         tuple(image if isinstance(image, bytes) else _image(image, n) for n, image in enumerate(images, start=1)),
-        _prompt(fields.get("prompt"), settings),
+        prompt,
         _threshold(fields.get("threshold", 0.0)),
         _deadline(fields.get("deadline_ms")),
+        notes,
     )
 
 
@@ -72,11 +80,11 @@ def _from_json(body: bytes) -> dict[str, Any]:
         raise ServiceError(BAD_REQUEST, "the body is no valid JSON") from None
     if not isinstance(document, dict):
         raise ServiceError(BAD_REQUEST, 'the JSON is an object: {"images": [{"data": "<base64>"}], "prompt": "cat"}')
-    unknown = sorted(set(document) - {"images", "prompt", "threshold", "deadline_ms"})
+    unknown = sorted(set(document) - set(_JSON_FIELDS))
     if unknown:
         raise ServiceError(
             BAD_REQUEST,
-            f"there is no {quoted(unknown[0])} in a request: it has images, prompt, threshold and deadline_ms",
+            f"there is no {quoted(unknown[0])} in a request: it has {', '.join(_JSON_FIELDS)}",
         )
     return document
 
@@ -170,17 +178,26 @@ def _from_multipart(body: bytes, content_type: str, settings: Settings) -> dict[
         raise ServiceError(BAD_REQUEST, "the form is cut off: its last boundary is missing")
     fields: dict[str, Any] = {"images": [data for name, data in form.parts if name == "image"]}
     names = [_text(data, "name") for name, data in form.parts if name == "name"]
-    for key in ("prompt", "threshold", "deadline_ms"):
+    for key in ("prompt", "sentence", "threshold", "deadline_ms"):
         values = [_text(data, key) for name, data in form.parts if name == key]
         if len(values) > 1:
             raise ServiceError(BAD_REQUEST, f"the form has {key} {len(values)} times")
         if values:
-            fields[key] = values[0] if key == "prompt" else _number(values[0], key)
+            fields[key] = _number(values[0], key) if key in ("threshold", "deadline_ms") else values[0]
     if names and "prompt" in fields:
         raise ServiceError(BAD_REQUEST, "the form has a prompt and names: give one of them")
     if names:
         fields["prompt"] = names
+    elif "prompt" in fields and _JSON_PROMPT.match(fields["prompt"]):
+        fields["prompt"] = _json_prompt(fields["prompt"])
     return fields
+
+
+def _json_prompt(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        raise ServiceError(BAD_PROMPT, "the prompt begins as JSON, and is no valid JSON") from None
 
 
 def _is_closed(body: bytes, boundary: bytes) -> bool:
@@ -201,25 +218,27 @@ def _number(text: str, name: str) -> float | int:
         raise ServiceError(BAD_REQUEST, f"{name} is a number, not {quoted(text)}") from None
 
 
-def _prompt(value: object, settings: Settings) -> Prompt:
-    if not isinstance(value, (str, list)):
-        raise ServiceError(
-            BAD_PROMPT, 'say what to look for: prompt is a text, "cat. remote control", or a list of names'
-        )
-    if isinstance(value, list) and len(value) > settings.max_names:
-        raise ServiceError(BAD_PROMPT, f"{len(value)} names; at most {settings.max_names} are accepted")
-    characters = sum(len(name) for name in value if isinstance(name, str))  # of a text too
-    if characters > settings.max_characters:
-        raise ServiceError(
-            BAD_PROMPT, f"the prompt has {characters} characters; at most {settings.max_characters} are accepted"
-        )
+def _asked(fields: Mapping[str, Any], settings: Settings) -> tuple[Prompt, tuple[str, ...]]:
+    """The prompt, or that of the sentence, and what a person should know of it."""
+    if "sentence" in fields and "prompt" in fields:
+        raise ServiceError(BAD_REQUEST, "the request has a prompt and a sentence: give one of them")
     try:
-        prompt = Prompt.of(value)
+        if "sentence" in fields:
+            return _of_sentence(fields["sentence"], settings)
+        return prompt_from_json(fields.get("prompt"), settings.max_names, settings.max_characters), ()
     except PromptError as error:
         raise ServiceError(BAD_PROMPT, str(error)) from None
-    if len(prompt.names) > settings.max_names:
-        raise ServiceError(BAD_PROMPT, f"{len(prompt.names)} names; at most {settings.max_names} are accepted")
-    return prompt
+
+
+def _of_sentence(text: object, settings: Settings) -> tuple[Prompt, tuple[str, ...]]:
+    if not isinstance(text, str):
+        raise PromptError(f'the sentence is a text, "[a cat] beside [a cup]", not {quoted(text)}')
+    if len(text) > settings.max_characters:
+        raise PromptError(f"the sentence has {len(text)} characters; at most {settings.max_characters} are accepted")
+    caption, spans, lost = ground(checked_text(text))
+    if len(spans) > settings.max_names:
+        raise PromptError(f"the sentence has {len(spans)} phrases; at most {settings.max_names} are accepted")
+    return Prompt.from_spans(caption, spans), tuple(lost_phrase(phrase) for phrase in lost)
 
 
 def _threshold(value: object) -> float:

@@ -37,10 +37,19 @@ class PictureResult(BaseModel):
     detections: list[Detection]
 
 
+class Phrase(BaseModel):
+    """A class of a sentence."""
+
+    name: str
+    spans: list[tuple[int, int]] = Field(description="its characters in the caption, the end exclusive")
+
+
 class DetectAnswer(BaseModel):
     """Every picture's result, each as if it were asked for alone."""
 
     results: list[PictureResult]
+    caption: str | None = Field(None, description="of a sentence: the text that was asked, without brackets")
+    phrases: list[Phrase] | None = Field(None, description="of a sentence, in the order of the labels")
     timing_ms: dict[str, float] = Field(
         description="queue, image, text, head and total; total begins with the body read"
     )
@@ -78,9 +87,40 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
+_WORDS = {
+    "type": "object",
+    "properties": {"prefix": {"type": "string"}, "name": {"type": "string"}, "suffix": {"type": "string"}},
+    "required": ["name"],
+    "additionalProperties": False,
+    "description": "how a name stands in the caption, kept as written; it is scored on the name alone",
+}
+_SPAN = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
 _PROMPT = {
-    "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
-    "description": 'names with stops between, "cat. remote control", or a list of names, for names with stops in them',
+    "oneOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"oneOf": [{"type": "string"}, _WORDS]}, "minItems": 1},
+        {
+            "type": "object",
+            "properties": {
+                "caption": {"type": "string"},
+                "spans": {
+                    "type": "array",
+                    "items": {"oneOf": [_SPAN, {"type": "array", "items": _SPAN, "minItems": 1}]},
+                    "minItems": 1,
+                },
+            },
+            "required": ["caption", "spans"],
+            "additionalProperties": False,
+            "description": "a caption and the characters [start, end) of each phrase, or several of them",
+        },
+    ],
+    "description": 'names with stops between, "cat. remote control"; or a list of names, for names with stops or other '
+    "words around them; or a caption and its phrases",
+}
+_SENTENCE = {
+    "type": "string",
+    "description": 'in place of prompt: a sentence with its phrases in brackets, "[a cat] beside [a red remote '
+    'control]", or without brackets, to look for its noun phrases',
 }
 _THRESHOLD = {
     "type": "number",
@@ -122,8 +162,13 @@ REQUEST_BODY: dict[str, Any] = {
                     "type": "object",
                     "properties": {
                         "image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
-                        "prompt": {"type": "string", "description": 'names with stops between: "cat. remote control"'},
+                        "prompt": {
+                            "type": "string",
+                            "description": 'names with stops between, "cat. remote control"; or JSON as in the other '
+                            "body, a list of texts and objects or an object",
+                        },
                         "name": {"type": "array", "items": {"type": "string"}, "description": "in place of prompt"},
+                        "sentence": _SENTENCE,
                         "threshold": _THRESHOLD,
                         "deadline_ms": _DEADLINE,
                     },
@@ -136,10 +181,12 @@ REQUEST_BODY: dict[str, Any] = {
                     "properties": {
                         "images": {"type": "array", "items": _IMAGE, "minItems": 1},
                         "prompt": _PROMPT,
+                        "sentence": _SENTENCE,
                         "threshold": _THRESHOLD,
                         "deadline_ms": _DEADLINE,
                     },
-                    "required": ["images", "prompt"],
+                    "required": ["images"],
+                    "oneOf": [{"required": ["prompt"]}, {"required": ["sentence"]}],
                     "additionalProperties": False,
                 }
             },

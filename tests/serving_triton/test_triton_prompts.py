@@ -18,16 +18,41 @@ def test_what_is_written_is_read(prompt: str | list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt.of([{"prefix": "there are some ", "name": "holes", "suffix": " on the road "}, "[cat"]),
+        Prompt.from_sentence("[a cat] near [a] caterpillar"),
+        Prompt.from_spans("a cat and a dog", [[(0, 1), (10, 11)], (12, 15)]),
+        Prompt.of("{cat. dog"),
+    ],
+)
+def test_phrases_and_words_around_names_travel(prompt: Prompt) -> None:
+    assert read_prompt(write_prompt(prompt), 10) == prompt
+
+
+def test_what_has_no_form() -> None:
+    for prompt, words in (
+        (Prompt(("cat",), unscored=("dog",)), "unscored"),
+        (Prompt.from_words([("a ", "hole", "")], names=["pothole"]), "as they are asked for"),
+    ):
+        with pytest.raises(PromptError, match=words):
+            write_prompt(prompt)
+
+
+@pytest.mark.parametrize(
     ("data", "words"),
     [
         (b"\xff\xfe", "UTF-8"),
         (b"", "empty"),
         (b"[]", "empty"),
-        (b"[1]", "list of texts"),
+        (b"[1]", "name 1 of the prompt is 1"),
+        (b'{"caption": "a cat"}', "not {'caption': 'a cat'}"),
+        (b'{"caption": "a cat", "spans": [[0, 6]]}', r"the span \(0, 6\) is empty or outside"),
+        (b'{"a', "no valid JSON"),
         (b'["a"', "no valid JSON"),
         (b"[" * 200_000, "no valid JSON"),
         (b'["a", [".",', "no valid JSON"),
-        (b"a. b. c. d", "has 4 names; this server accepts 3"),
+        (b"a. b. c. d", "4 names; at most 3 are accepted"),
         (b"x" * 1_000_001, "at most 1000000"),
         (b'["\\ud800"]', "surrogate"),
     ],
