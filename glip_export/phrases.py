@@ -158,5 +158,8 @@ def _nltk_tagger() -> Tagger:
                 "finding the noun phrases of a sentence needs NLTK's data, which is not installed: "
                 f"python -m nltk.downloader {' '.join(NLTK_DATA)}, {_BY_HAND}"
             ) from None
+        except (OSError, ValueError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise PromptError(f"NLTK's data cannot be read ({why}): install it anew, {_BY_HAND}") from None
 
     return tag

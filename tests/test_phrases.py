@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -195,10 +196,9 @@ def test_without_nltks_data(fresh_tagger: None, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.fixture(scope="module")
 def data_of_the_stored_sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """NLTK's data as its downloader lays it out: a tagger that knows the stored sentences, a splitter that knows none."""
+    """NLTK's data as its downloader lays it out: a tagger of the stored sentences, no abbreviations."""
     pytest.importorskip("nltk")
     from nltk.tag import PerceptronTagger
-    from nltk.tokenize.punkt import PunktParameters, save_punkt_params
 
     folder = tmp_path_factory.mktemp("nltk_data")
     tagger = PerceptronTagger(load=False)
@@ -210,7 +210,8 @@ def data_of_the_stored_sentences(tmp_path_factory: pytest.TempPathFactory) -> Pa
         (files / f"averaged_perceptron_tagger_eng.{kind}.json").write_text(text)
     punkt = folder / "tokenizers" / "punkt_tab" / "english"
     punkt.mkdir(parents=True)
-    save_punkt_params(PunktParameters(), dir=str(punkt))
+    for file in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
+        (punkt / file).write_text("")
     return folder
 
 
@@ -222,3 +223,17 @@ def test_through_nltk(fresh_tagger: None, data_of_the_stored_sentences: Path, mo
         prompt = Prompt.from_sentence(case["caption"])
         assert [[list(span) for span in spans] for spans in prompt.spans or ()] == case["tokens_positive_chars"]
         assert list(prompt.names) == list(case["text_at_span"].values())
+
+
+def test_broken_data(
+    fresh_tagger: None, data_of_the_stored_sentences: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import nltk
+
+    shutil.copytree(data_of_the_stored_sentences, tmp_path / "data")
+    (weights,) = (tmp_path / "data").rglob("*.weights.json")
+    weights.write_text(weights.read_text()[:100])
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "data")])
+    with pytest.raises(PromptError, match=r"data cannot be read .*: install it anew, or mark the phrases") as caught:
+        Prompt.from_sentence("a cat")
+    assert "\n" not in str(caught.value)
