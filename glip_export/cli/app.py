@@ -10,6 +10,7 @@ from glip_export.cli.console import run_app
 from glip_export.cli.detect import detect
 from glip_export.cli.evaluation.coco import coco
 from glip_export.cli.evaluation.lvis import lvis
+from glip_export.cli.evaluation.odinw import odinw
 from glip_export.cli.info import info
 from glip_export.cli.onnx import onnx
 from glip_export.cli.options import Verb
@@ -48,6 +49,7 @@ for verb in (trt, verify, detect, info, triton, serve):
     app.command(cls=Verb)(verb)
 evaluations.command(cls=Verb)(coco)
 evaluations.command(cls=Verb)(lvis)
+evaluations.command(cls=Verb)(odinw)
 
 
 def main() -> None:

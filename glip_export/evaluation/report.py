@@ -161,7 +161,7 @@ class Report(Generic[D, R]):
     def differences(self, backend: str) -> dict[str, float | None]:
         """Each number minus the first backend's."""
         first = self.results[self.first].values
-        return {name: _minus(value, first[name]) for name, value in self.results[backend].values.items()}
+        return {name: minus(value, first[name]) for name, value in self.results[backend].values.items()}
 
     def _distance(self, backend: str) -> float:
         found = self.differences(backend)[self.headline]
@@ -300,5 +300,6 @@ def shown(text: str) -> Text:
     return Text(visible(text))
 
 
-def _minus(value: float | None, other: float | None) -> float | None:
+def minus(value: float | None, other: float | None) -> float | None:
+    """A difference; None where one of the two is none."""
     return None if value is None or other is None else value - other

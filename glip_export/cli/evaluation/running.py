@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import typer
 from rich.text import Text
@@ -19,6 +19,8 @@ from glip_export.cli.progress import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from glip_export.bundle import Bundle
     from glip_export.config import GlipConfig
     from glip_export.evaluation import Journal
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
     from glip_export.runtime.detector import Detector
 
 JOURNAL = "progress.jsonl"
-SCORING = ("normal", "entities", "merged", "subset")  # options of single verbs that tell how detections are scored
+SCORING = (
+    "normal",
+    "entities",
+    "merged",
+    "subset",
+    "config",
+    "split",
+    "no_override_category",
+)  # options of single verbs that tell how detections are scored
 R = TypeVar("R", bound="Result")
 
 
@@ -109,7 +119,7 @@ def check_written(
     read: beside the bundle's files.
     """
     places = {
-        f"--output's {name} of {word}": output / backend_folder(word) / name
+        f"--output's {name} of {word}{f' in {output}' if len(kept) > 1 else ''}": output / backend_folder(word) / name
         for output, file in kept.items()
         for word in backends.words
         for name in (file, JOURNAL)
@@ -129,8 +139,31 @@ def evaluate_on(backends: Backends, data_set: DataSet[R], output: Path) -> dict[
     return results
 
 
+class Presented(Protocol):
+    """What is shown at the end."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line each."""
+        ...
+
+    def tables(self) -> Iterator[Table]:
+        """What is printed first."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON."""
+        ...
+
+
 def finish(report: Report[Any, Any], json: Path | None, written: Sequence[Path]) -> bool:
     """Prints the tables and notes, writes the JSON; False if a backend is too far from the first."""
+    present(report, json, written)
+    return verdict(report)
+
+
+def present(report: Presented, json: Path | None, written: Sequence[Path]) -> None:
+    """Prints the tables and notes, writes the JSON; written: what else was, to be named."""
     from glip_export.bundle.files import atomic_write_text
     from glip_export.evaluation.report import shown
 
@@ -142,7 +175,6 @@ def finish(report: Report[Any, Any], json: Path | None, written: Sequence[Path])
         console.print(shown(note), soft_wrap=True)
     if names := [str(path) for path in (*written, json) if path is not None]:
         console.print(f"Wrote {', '.join(names)}", soft_wrap=True)
-    return verdict(report)
 
 
 def verdict(report: Report[Any, Any]) -> bool:
