@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from glip_export.config.bert import BertConfig
@@ -151,6 +151,13 @@ class GlipConfig:
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     multiscale: MultiscaleConfig = field(default_factory=MultiscaleConfig, metadata=ADDED)
     task: TaskConfig = field(default_factory=TaskConfig, metadata=ADDED)
+
+    @property
+    def strictest_image(self) -> ImageConfig:
+        """The resizing under which a narrow picture's short side vanishes first: at several scales the largest."""
+        if not self.detection.several_scales:
+            return self.image
+        return replace(self.image, min_size=max(self.multiscale.scales), max_size=self.multiscale.max_size)
 
     @property
     def reads_embedded_apart(self) -> bool:

@@ -74,7 +74,7 @@ def run(
         if config is None:
             opened = detector = detector() if callable(detector) else detector
             config = opened.config
-        batches = read_batches(plan.groups, done, plan.batch, config.image)
+        batches = read_batches(plan.groups, done, plan.batch, config.strictest_image)
         for batch, rows, seconds in detect_in_order(plan.work(config), detector, batches, workers, strict):
             if strict and batch.problems:
                 raise refuse(batch.problems[0], plan.path)

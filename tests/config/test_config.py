@@ -578,6 +578,8 @@ def test_several_scales() -> None:
         scales=(160, 224), ranges=(SizeRange(48, 10000), SizeRange(0, 128.5)), special_nms="soft-vote"
     )
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+    assert load_tiny().strictest_image == config.image
+    assert config.strictest_image == replace(config.image, min_size=224, max_size=2500)
 
 
 def test_ranges_that_are_not_as_many_as_scales_are_none() -> None:

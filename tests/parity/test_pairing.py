@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glip_export.config import DetectionConfig
 from glip_export.parity.metrics import Tolerance
-from glip_export.parity.pairing import Detections, pair
+from glip_export.parity.pairing import Detections, pair, pair_found
 
 FULL = 12
 
@@ -211,6 +213,34 @@ def test_two_noisy_runs_of_nms_never_really_differ(
         diff = pair(one, other)
         assert diff.real == ()
         assert diff.within(Tolerance())
+
+
+def test_without_nms_a_score_at_a_cut_may_go_either_way() -> None:
+    """Lists of all candidates: the class score of 0.05 that is the least makes a final score of 0.2236 at most."""
+    config = DetectionConfig(several_scales=True)
+    reference = padded(spread(), 1)
+    reference.scores[-2] = 0.2
+    diff = pair_found(reference, padded(without(reference, FULL - 1), 1), Tolerance(), config)
+    assert [item.reason for item in diff.within_noise] == ["cut"] and diff.within(Tolerance())
+    reference.scores[-2] = 0.3
+    diff = pair_found(reference, padded(without(reference, FULL - 1), 1), Tolerance(), config)
+    assert len(diff.real) == 1 and not diff.within(Tolerance())
+    few = replace(config, pre_nms_top_n=FULL - 1)  # a level may be full: the last of its candidates has any score
+    diff = pair_found(reference, padded(without(reference, FULL - 1), 1), Tolerance(), few)
+    assert [item.reason for item in diff.within_noise] == ["cut"] and diff.within(Tolerance())
+    diff = pair_found(
+        reference, padded(without(without(reference, 7), 3), 2), Tolerance(), replace(few, pre_nms_top_n=1)
+    )
+    assert diff.real == () and not diff.within(Tolerance())  # two are no coincidence
+
+
+def test_without_nms_overlaps_excuse_nothing() -> None:
+    config = DetectionConfig(several_scales=True)
+    reference, candidate = (padded(spread(), 1) for _ in range(2))
+    candidate.boxes[5] += 6
+    candidate.scores[5] += 5e-7
+    assert [item.reason for item in pair(reference, candidate).within_noise] == ["near-tie", "near-tie"]
+    assert len(pair_found(reference, candidate, Tolerance(), config).real) == 2
 
 
 def spread(extra: int = 0) -> Detections:

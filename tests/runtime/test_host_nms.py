@@ -6,9 +6,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from candidates import EDGES, edge_candidates, random_candidates, selected
 
-from glip_export.runtime.host_nms import finish
+from glip_export.config import DetectionConfig
+from glip_export.model.selection import Candidates, best
+from glip_export.runtime.host_nms import finish, finished
 
 
 def check(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float, detections: int) -> None:
@@ -55,3 +58,15 @@ def test_a_full_picture_is_quick() -> None:
     _, _, _, count = finish(boxes, scores, labels, 0.6, 100)
     assert count.tolist() == [100]
     assert time.process_time() - started < 0.5  # some milliseconds; walking every pair takes seconds
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_candidates_ranked_as_the_model_ranks_them(seed: int) -> None:
+    boxes, scores, labels, _, _ = random_candidates(seed)
+    config = DetectionConfig(several_scales=True)
+    ours = finished((boxes, scores, labels), config)
+    given = Candidates(*(torch.from_numpy(part) for part in (boxes, scores, labels.astype(np.int64))))
+    theirs = best(given, given.scores, scores.shape[1])
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+        assert one.dtype == other.numpy().dtype
