@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from live import BOX, CAT, PROMPT, Server, dropped, look_for, requests_of, visible_names
 
+from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.runtime.detector import Detector
 
@@ -248,3 +249,35 @@ def test_asks_for_the_token_and_sends_a_forgotten_picture_again(open_tab, locked
     look_for(page, "dog")
     assert [request.kind for request in asked] == ["upload", "id", "upload"]  # this server keeps no features
     assert page.locator("#message").is_hidden()
+
+
+def test_a_sentence(open_tab, server: Server, detector: Detector) -> None:
+    sentence = "[a cat] beside [a red remote control]"
+    tab = open_tab(server.address)
+    page = tab.page
+    page.set_input_files("#file", CAT)
+    page.get_by_text("Sentence", exact=True).click()
+    page.get_by_text("Phrases in [brackets]").wait_for()
+    assert page.locator(".chip:visible").first.inner_text() == sentence
+    asked = requests_of(page)
+    page.locator("#prompt").fill("[a cat] beside [a r")
+    page.locator("#status").get_by_text("closing ]").wait_for()
+    assert asked == []
+    page.locator("#prompt").fill(sentence)
+    page.locator("#legend .name").nth(1).wait_for()
+    expected = detector.detect([CAT], Prompt.from_sentence(sentence))[0]
+    assert page.locator("#legend .name-text").all_inner_texts() == ["a cat", "a red remote control"]
+    assert sorted(visible_names(page)) == sorted(expected.above(0.5).names)
+    page.locator("#prompt").fill("a] cat")
+    page.locator("#error").get_by_text("closes none").wait_for()
+    page.get_by_text("Names", exact=True).first.click()
+    page.locator("#legend .name").get_by_text("a] cat").wait_for()
+    assert page.locator("#error").is_hidden()
+
+
+def test_a_link_with_a_sentence(open_tab, server: Server) -> None:
+    page = open_tab(server.address + "?sentence=%5Ba+cat%5D%20on%20a%20sofa").page
+    page.set_input_files("#file", CAT)
+    page.locator("#panel").wait_for()
+    assert page.locator("#as-sentence").is_checked() and page.locator("#prompt").input_value() == "[a cat] on a sofa"
+    assert page.locator("#legend .name-text").all_inner_texts() == ["a cat"]

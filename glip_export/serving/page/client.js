@@ -22,18 +22,18 @@ class DetectClient {
   }
 
   /**
-   * Every detection of a prompt in a picture {file, name, id}, whatever its score.
+   * Every detection of a question, {prompt} or {sentence}, in a picture {file, name, id}, whatever its score.
    *
    * The bytes go out once; after that the picture's id names them, so that only the text and the fusion head run
    * again. A server that has forgotten the picture gets the bytes again.
    */
-  async detect(picture, prompt, signal) {
+  async detect(picture, question, signal) {
     if (picture.id !== null) {
       try {
         return await this.request("v1/detect", {
           method: "POST",
           headers: { "Content-Type": "application/json" },
-          body: JSON.stringify({ images: [{ id: picture.id }], prompt, threshold: 0 }),
+          body: JSON.stringify({ images: [{ id: picture.id }], ...question, threshold: 0 }),
           signal,
         });
       } catch (error) {
@@ -43,7 +43,7 @@ class DetectClient {
     }
     const form = new FormData();
     form.append("image", picture.file, picture.name);
-    form.append("prompt", prompt);
+    for (const [field, text] of Object.entries(question)) form.append(field, text);
     form.append("threshold", "0");
     const answer = await this.request("v1/detect", { method: "POST", body: form, signal });
     picture.id = answer.results[0].image.id;

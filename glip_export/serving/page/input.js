@@ -87,21 +87,21 @@ function setContinuous(on) {
 /** Frame after frame, each when the one before is answered, so that boxes are always those of the frame shown. */
 async function follow() {
   while (camera.running && isContinuous()) {
-    const prompt = at.prompt.value.trim();
-    if (!prompt) {
-      say("Type what to look for.");
+    const asked = question();
+    if (!asked) {
+      say(whatIsMissing());
       await pause(NAMELESS_PROMPT_PAUSE);
       continue;
     }
     try {
       const file = await camera.frame();
       const frame = { file, name: file.name, id: null, url: URL.createObjectURL(file) };
-      const body = await client.detect(frame, prompt);
+      const body = await client.detect(frame, asked);
       if (!camera.running || !isContinuous()) {
         URL.revokeObjectURL(frame.url);
         return;
       }
-      await showFrame(frame, prompt, body);
+      await showFrame(frame, asked, body);
     } catch (error) {
       if (error.code === "busy") {
         await pause(error.retryAfter * 1000);
@@ -113,13 +113,13 @@ async function follow() {
   }
 }
 
-async function showFrame(frame, prompt, body) {
+async function showFrame(frame, asked, body) {
   const next = new Image();
   next.src = frame.url;
   await next.decode(); // picture and boxes are to change together
   setPicture(frame);
   at.live.classList.add("inset");
-  showAnswer(prompt, body);
+  showAnswer(asked, body);
 }
 
 function stopCamera() {

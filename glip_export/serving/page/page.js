@@ -12,7 +12,7 @@ const legend = new Legend(at.legend);
 
 let model = null; // the server's /v1/model
 let picture = null; // {file, name, id, url}: what is shown; id once the server knows it
-let answer = null; // {prompt, result, timing, cached, warnings} of the picture shown
+let answer = null; // {asked, result, timing, cached, warnings} of the picture shown
 let pending = null; // the request whose answer is waited for
 let timer = 0;
 
@@ -66,32 +66,33 @@ function forgetPicture() {
 async function ask() {
   clearTimeout(timer);
   if (camera.running) return; // the next frame takes the prompt
-  const prompt = at.prompt.value.trim();
+  const asked = question();
   if (!picture) {
-    if (prompt) say("Now choose a picture.");
+    if (asked) say("Now choose a picture.");
     return;
   }
   if (pending?.picture === picture && picture.id === null) {
     // The picture is on its way: stopped now, its features would be computed again. Its answer is not shown.
-    pending.outdated = pending.prompt !== prompt;
+    pending.outdated = JSON.stringify(pending.asked) !== JSON.stringify(asked);
     return;
   }
   pending?.controller.abort();
   pending = null;
-  if (!prompt) {
+  if (!asked) {
     setBusy(false);
     at.panel.hidden = true;
     view.setDetections([]);
     answer = null;
-    say("Type what to look for.");
+    showError("");
+    say(whatIsMissing());
     return;
   }
-  const request = { picture, prompt, controller: new AbortController(), outdated: false };
+  const request = { picture, asked, controller: new AbortController(), outdated: false };
   pending = request;
   setBusy(true);
   try {
-    const body = await client.detect(picture, prompt, request.controller.signal);
-    if (pending === request && !request.outdated) showAnswer(prompt, body);
+    const body = await client.detect(picture, asked, request.controller.signal);
+    if (pending === request && !request.outdated) showAnswer(asked, body);
   } catch (error) {
     if (pending === request && !request.outdated) showFailure(error);
   }
@@ -101,9 +102,9 @@ async function ask() {
   if (request.outdated) ask();
 }
 
-function showAnswer(prompt, body) {
+function showAnswer(asked, body) {
   const [result] = body.results;
-  answer = { prompt, result, timing: body.timing_ms, cached: body.cached[0], warnings: body.warnings ?? [] };
+  answer = { asked, result, timing: body.timing_ms, cached: body.cached[0], warnings: body.warnings ?? [] };
   view.setSize(result.image.width, result.image.height);
   view.setDetections(result.detections);
   list.setDetections(result.detections);
@@ -239,8 +240,11 @@ at.prompt.addEventListener("input", () => {
   clearTimeout(timer);
   timer = setTimeout(ask, TYPING_PAUSE);
 });
-for (const chip of document.querySelectorAll("[data-prompt]")) {
-  chip.addEventListener("click", () => { at.prompt.value = chip.dataset.prompt; ask(); });
+for (const chip of document.querySelectorAll(".chip")) {
+  chip.addEventListener("click", () => { at.prompt.value = chip.dataset[kind()]; ask(); });
+}
+for (const choice of document.querySelectorAll("[name=kind]")) {
+  choice.addEventListener("change", () => { showKind(); ask(); });
 }
 at.again.addEventListener("click", async () => {
   showError("");
@@ -259,11 +263,11 @@ at.image.addEventListener("load", () => {
 at.image.addEventListener("error", () => { at["no-preview"].hidden = !answer; });
 
 at.copy.addEventListener("click", async () => {
-  const { prompt, result } = answer;
+  const { asked, result } = answer;
   const threshold = Number(at.score.value);
   const visible = visibleDetections(result.detections, threshold, legend.hiddenNames);
   const detections = result.detections.filter((_, index) => visible[index]);
-  await copyText(JSON.stringify({ prompt, threshold, ...result, detections }, null, 1));
+  await copyText(JSON.stringify({ ...asked, threshold, ...result, detections }, null, 1));
   say(`Copied ${detections.length} detections as JSON.`);
 });
 
@@ -289,9 +293,11 @@ function megabytes(bytes) {
   return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${Number((bytes / 1e6).toFixed(1))} MB`;
 }
 
-// A link may say what to look for: /?prompt=cat.%20dog&score=0.3
-const asked = new URLSearchParams(location.search);
-at.prompt.value = asked.get("prompt") ?? "";
-at.score.value = asked.get("score") ?? at.score.defaultValue;
+// A link may say what to look for: /?prompt=cat.%20dog&score=0.3, /?sentence=[a%20cat]%20on%20[a%20mat]
+const link = new URLSearchParams(location.search);
+at["as-sentence"].checked = link.has("sentence");
+at.prompt.value = link.get(kind()) ?? "";
+at.score.value = link.get("score") ?? at.score.defaultValue;
+showKind();
 filter();
 loadModel();
