@@ -9,6 +9,7 @@ import typer
 from glip_export.cli.console import run_app
 from glip_export.cli.detect import detect
 from glip_export.cli.evaluation.coco import coco
+from glip_export.cli.evaluation.flickr30k import flickr30k
 from glip_export.cli.evaluation.lvis import lvis
 from glip_export.cli.evaluation.odinw import odinw
 from glip_export.cli.info import info
@@ -49,6 +50,7 @@ for verb in (trt, verify, detect, info, triton, serve):
     app.command(cls=Verb)(verb)
 evaluations.command(cls=Verb)(coco)
 evaluations.command(cls=Verb)(lvis)
+evaluations.command(cls=Verb)(flickr30k)
 evaluations.command(cls=Verb)(odinw)
 
 

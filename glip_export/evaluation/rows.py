@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +51,25 @@ def rows_of(item: int, found: Detections, backend: str, picture: ImageId) -> Row
 def joined(parts: Iterable[Rows]) -> Rows:
     """Rows one after the other."""
     return np.concatenate([np.empty(0, ROW), *parts])
+
+
+def by_item(blocks: Iterable[Rows], items: Iterable[int]) -> Iterator[tuple[int, Rows]]:
+    """The rows of each of the items, of blocks in which items rise; none for an item that has none.
+
+    items: rising; rows of others are passed over. No more than a block is held, and the rows of one item.
+    """
+    source = iter(blocks)
+    waiting = np.empty(0, ROW)
+    for item in items:
+        own = [waiting[:0]]
+        while True:
+            first, end = np.searchsorted(waiting["item"], [item, item + 1])
+            own.append(waiting[first:end])
+            waiting = waiting[end:]
+            if len(waiting) or (more := next(source, None)) is None:
+                break
+            waiting = more
+        yield item, joined(own)
 
 
 def with_one_added(rows: Rows) -> Found:

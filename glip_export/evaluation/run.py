@@ -84,6 +84,12 @@ def run(
     return _ran(log, order)
 
 
+def reconfigured(detector: Callable[[], Detector], change: Callable[[GlipConfig], GlipConfig]) -> Detector:
+    """What it opens, going by a configuration that differs in what no graph depends on."""
+    opened = detector()
+    return Detector(opened.session, change(opened.config), opened.image_size)
+
+
 def _record(batch: PictureBatch, seconds: float) -> dict[str, Any]:
     return {
         "pictures": batch.tried,

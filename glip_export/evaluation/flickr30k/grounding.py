@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glip_export.evaluation.entries import ImageId
-from glip_export.results.detections import Detections
 
 BoxesOfPhrase = NDArray[np.float64]  # (n, 5): x1, y1, x2, y2, score; by falling score
 
@@ -22,10 +21,12 @@ class Grounded(NamedTuple):
     boxes: Sequence[BoxesOfPhrase]
 
 
-def boxes_by_phrase(found: Detections, phrases: int) -> list[BoxesOfPhrase]:
-    """The detections of each phrase; their labels are the phrases' places."""
-    rows = np.column_stack([found.boxes, found.scores]).astype(np.float64)
-    return [by_score(rows[found.labels == phrase]) for phrase in range(phrases)]
+def boxes_by_phrase(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[Any], phrases: int
+) -> list[BoxesOfPhrase]:
+    """The detections of each phrase: boxes (n, 4) xyxy, scores (n,), labels (n,): the phrases' places."""
+    rows = np.column_stack([boxes, scores]).astype(np.float64)
+    return [by_score(rows[labels == phrase]) for phrase in range(phrases)]
 
 
 def by_score(boxes: BoxesOfPhrase) -> BoxesOfPhrase:

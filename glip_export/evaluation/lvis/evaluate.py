@@ -18,7 +18,7 @@ from glip_export.evaluation.pictures import in_groups
 from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.prompts import prompt_for
 from glip_export.evaluation.rows import Found, by_difference
-from glip_export.evaluation.run import Plan, run
+from glip_export.evaluation.run import Plan, reconfigured, run
 from glip_export.runtime.detector import Detector
 
 # GLIP's README for LVIS: TEST.CHUNKED_EVALUATION, TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM, MODEL.ATSS.DETECTIONS_PER_IMG
@@ -79,7 +79,8 @@ def evaluate_lvis(
         lambda config: category_work(dataset, prompt_for(dataset, None, config, chunk), chunk),
         dataset.problems,
     )
-    opener = partial(_with_room, detector) if callable(detector) else _with_room(lambda: detector)
+    room = partial(reconfigured, change=lvis_config)
+    opener = partial(room, detector) if callable(detector) else room(lambda: detector)
     ran = run(plan, opener, journal, strict=strict, workers=workers, progress=progress, config=config)
     read = set(ran.read)
     left_out = {item for item, image in enumerate(dataset.images) if image.id not in read}
@@ -137,9 +138,3 @@ def _scored(
 
     scores = score_lvis(dataset, counted(), normal=normal, left_out=left_out)
     return scores, total
-
-
-def _with_room(opener: Callable[[], Detector]) -> Detector:
-    """What it opens, going by `lvis_config`."""
-    opened = opener()
-    return Detector(opened.session, lvis_config(opened.config), opened.image_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flickr_form import CAPTION, PEOPLE, entry, write_entities, write_grounding
+from small_flickr import CAPTION, PEOPLE, entry, write_entities, write_grounding
 
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError

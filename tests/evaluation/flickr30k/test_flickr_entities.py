@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from flickr_form import BOXES, PEOPLE, write_entities, xml_of
+from small_flickr import BOXES, PEOPLE, write_entities, xml_of
 
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.flickr30k.entities import Entities, subset_of

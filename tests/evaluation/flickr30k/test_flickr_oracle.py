@@ -19,7 +19,6 @@ from glip_export.evaluation.flickr30k.grounding import Grounded, boxes_by_phrase
 from glip_export.evaluation.flickr30k.recall import RecallCounter
 from glip_export.evaluation.problems import ProblemList
 from glip_export.image import restore_boxes
-from glip_export.results.detections import Detections
 
 ORACLE = Path(__file__).parents[2] / "data" / "oracle" / "flickr_eval"
 ANNOTATIONS = ORACLE / "grounding_test.json"
@@ -43,12 +42,10 @@ def found(dataset: FlickrDataset) -> list[Grounded]:
                 boxes, scores, labels, (w, h) = (
                     arrays[f"{sentence.key}_{name}"] for name in ("boxes", "scores", "labels", "size_wh")
                 )
-                names = ("",) * len(sentence.spans)
                 order = np.random.default_rng(1).permutation(len(scores))
                 whole = restore_boxes(boxes[order], (int(h), int(w)), image.size)
-                detections = Detections(whole, scores[order], labels[order] - 1, names, image.size)
-                boxes_of = boxes_by_phrase(detections, len(sentence.spans))
-                results.append(Grounded(sentence.image_id, sentence.sentence_id, boxes_of))
+                found = boxes_by_phrase(whole, scores[order], labels[order] - 1, len(sentence.spans))
+                results.append(Grounded(sentence.image_id, sentence.sentence_id, found))
     return results
 
 
