@@ -253,12 +253,12 @@ WITHOUT_INFLUENCE = (
     ),
     Unread("read with DATASETS.ONE_HOT, which is refused", ("DATASETS.NO_MINUS_ONE_FOR_ONE_HOT",)),
     Unread(
-        "read by the original's evaluations of LVIS, Flickr30k and question answering, which are not here",
-        _below(
-            "DATASETS",
-            "DIVER_BOX_FOR_VQA FLICKR_GT_TYPE FULL_QUESTION_PROB LVIS_USE_NORMAL_AP NEG_QUESTION_PROB "
-            "POS_QUESTION_PROB",
-        ),
+        "read by the original's question answering, which is not here",
+        _below("DATASETS", "DIVER_BOX_FOR_VQA FULL_QUESTION_PROB NEG_QUESTION_PROB POS_QUESTION_PROB"),
+    ),
+    Unread(
+        "what the command's own options say: eval lvis --normal, eval flickr30k --merged",
+        ("DATASETS.LVIS_USE_NORMAL_AP", "DATASETS.FLICKR_GT_TYPE"),
     ),
     Unread("numbers the classes of several data sets on end; one is evaluated at a time", ("DATASETS.CLASS_CONCAT",)),
     Unread(
@@ -272,7 +272,7 @@ WITHOUT_INFLUENCE = (
         ),
     ),
     Unread(
-        "what the command's own options say: --weights, --images, --annotations, --output",
+        "what the commands' own options say (--weights, --images, --output), and eval odinw's task YAML",
         (
             "DATASETS.REGISTER",
             "DATASETS.TEST",
@@ -286,7 +286,7 @@ WITHOUT_INFLUENCE = (
         ),
     ),
     Unread(
-        "what the command's own options say: eval coco --batch and --aspect-groups",
+        "what the commands' own options say: eval --batch, eval coco --aspect-groups; a task's YAML for eval odinw",
         ("DATALOADER.ASPECT_RATIO_GROUPING", "TEST.IMS_PER_BATCH"),
     ),
     Unread(
