@@ -139,7 +139,7 @@ def test_mistakes_that_are_not_even_sent() -> None:
         ([Path("no-such-file.jpg")], "cat", ImageError),
         ([np.zeros((9, 9, 3), np.float32)], "cat", ImageError),
         ([b"photo"], " . ", PromptError),
-        ([b"photo"], Prompt.from_spans("a cat", [(2, 5)]), PromptError),
+        ([b"photo"], Prompt(("cat",), unscored=("dog",)), PromptError),
         (b"photo", "cat", GlipExportError),
     ):
         with pytest.raises(error):

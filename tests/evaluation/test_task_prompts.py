@@ -100,6 +100,17 @@ def test_words_are_asked_for_and_names_are_shown(tmp_path: Path) -> None:
     assert detector.prompts[1] == Prompt.of(["hole"])
 
 
+def test_words_of_names_that_are_given_take_the_place_of_the_configurations(tmp_path: Path) -> None:
+    dataset = CocoDataset.read(*write_set(tmp_path, {1: (200, 200)}, [(1, 1, BOX)], [(1, "pothole"), (2, "cat")]))
+    words = (CaptionWords("a ", "crack", ""), CaptionWords("a ", "kitten", ""))
+    config = asking(TaskConfig(use_caption_prompt=True, caption_prompt=words)).config
+    given = [{"prefix": "some ", "name": "holes", "suffix": " on the road"}, "cat"]
+    (chunk,) = prompt_for(dataset, given, config).chunks()
+    assert chunk.caption == "some holes on the road. cat" and chunk.class_tokens == ((2,), (7,))
+    with pytest.raises(GlipExportError, match="1 names are given, but"):
+        prompt_for(dataset, given[:1], config)
+
+
 def test_suppressed_names_end_the_caption(tmp_path: Path) -> None:
     dataset = CocoDataset.read(*write_set(tmp_path, {1: (200, 200)}, [(1, 1, BOX)]))
     detector = asking(TaskConfig(use_suppress_query=True, suppress_query=("sofa", "tv")))

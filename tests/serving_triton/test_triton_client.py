@@ -116,8 +116,8 @@ def test_what_is_not_even_sent(client: TritonClient, monkeypatch: pytest.MonkeyP
         client.detect([tmp_path / "nowhere.jpg"], "cat")
     with pytest.raises(PromptError, match="empty"):
         client.detect([b"x"], " . ")
-    with pytest.raises(PromptError, match="phrases"):
-        client.detect([b"x"], Prompt.from_spans("a cat", [(2, 5)]))
+    with pytest.raises(PromptError, match="unscored"):
+        client.detect([b"x"], Prompt(("cat",), unscored=("dog",)))
     with pytest.raises(GlipExportError, match="list of pictures"):
         client.detect(b"x", "cat")  # type: ignore[arg-type]
     assert sent == []
