@@ -12,11 +12,11 @@ from typing import Any
 TASKS: dict[str, tuple[tuple[tuple[int, str], ...], tuple[tuple[str, str, str], ...]]] = {
     "Animals": (((7, "dog"), (2, "cat"), (3, "bird"), (9, "fish"), (5, "horse")), ()),
     "Vehicles": (
-        ((1, "automobile"), (4, "airplane"), (2, "ship")),
-        (("a ", "car", " on wheels"), ("", "airplane", " , which flies"), ("a small ", "boat", "")),
+        ((1, "automobile"), (4, "airplane"), (2, "spaceship")),
+        (("a ", "car", " on wheels"), ("", "airplane", " , which flies"), ("a small ", "rocket", "")),
     ),
 }
-KIND_OF = {"automobile": "car", "ship": "boat"}  # what a scene calls it
+KIND_OF = {"automobile": "car", "spaceship": "rocket"}  # what a scene calls it
 
 
 def odinw_form(scenes: Path, root: Path, sizes: tuple[int, int] | None = None) -> tuple[Path, ...]:
