@@ -15,7 +15,6 @@ from rich.text import Text
 from glip_export.cli.console import console
 from glip_export.cli.options import bundle_or_newest
 from glip_export.cli.outputs import bundle_files, check_outputs
-from glip_export.cli.progress import pictures_progress, progress_bar
 from glip_export.errors import GlipExportError
 
 if TYPE_CHECKING:
@@ -129,6 +128,8 @@ def check_written(
 
 def evaluate_on(backends: Backends, data_set: DataSet[R], output: Path) -> dict[str, R]:
     """The data set through each backend, with a bar each; detections and journals go to `output`/<backend>/."""
+    from glip_export.cli.progress import pictures_progress, progress_bar
+
     results = {}
     with pictures_progress() as progress:
         for backend in backends.words:
