@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -49,11 +49,11 @@ class Clock:
 
 
 def cpu_seconds(*command: str) -> float:
-    """The processor time of a process, whatever else runs beside it."""
-    before = os.times()
+    """The processor time of a process, whatever else runs beside it; not os.times(), which counts in hundredths."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def least(measure: Callable[[], float], unit: Callable[[], float], rounds: int = 5) -> float:
