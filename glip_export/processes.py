@@ -16,6 +16,7 @@ from typing import IO
 import glip_export
 from glip_export.errors import GlipExportError, GlipExportWarning
 
+SHARES = "GLIP_EXPORT_SHARES_CORES"  # in the environment of processes that share the cores
 PARENT = "GLIP_EXPORT_PARENT"  # in the environment of a child: the process to end with
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -48,6 +49,20 @@ def thread_count(asked: int | None, stacklevel: int = 1) -> int | None:
         words = f"{asked} threads are more than the {usable} CPU core(s) that this process may use: {usable} are taken"
         warnings.warn(words, GlipExportWarning, stacklevel=stacklevel + 1)
     return min(asked, usable)
+
+
+def share_cores() -> None:
+    """Has threads of this process that wait for work sleep, not spin: other processes want the cores for the same.
+
+    Before any library with threads is loaded. The number of threads stays, for results depend on it to the last digit.
+    """
+    os.environ[SHARES] = "1"
+    os.environ.update(OMP_WAIT_POLICY="PASSIVE", KMP_BLOCKTIME="0")
+
+
+def shares_cores() -> bool:
+    """Whether `share_cores` was called here."""
+    return SHARES in os.environ
 
 
 def is_forked_after(module: str) -> bool:

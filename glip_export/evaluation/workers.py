@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from glip_export.errors import BackendError, GlipExportError, GlipExportWarning
 from glip_export.evaluation.pictures import PictureBatch
 from glip_export.evaluation.rows import Rows, joined
-from glip_export.processes import end_with_parent
+from glip_export.processes import end_with_parent, share_cores
 from glip_export.runtime.detector import Detector
 
 Answer = tuple[PictureBatch, Rows, float]  # without the pictures' pixels; seconds
@@ -93,6 +93,7 @@ def _in_processes(
 def _open_worker(work: Work, detector: Callable[[], Detector], parent: int) -> None:
     """Before a worker's first batch, which opens the detector: of an error here the pool would not tell the words."""
     end_with_parent(parent)
+    share_cores()
     _worker.update(work=work, opener=detector)
 
 

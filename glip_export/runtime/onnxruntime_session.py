@@ -13,6 +13,7 @@ import onnxruntime
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, TEXT_ENCODER, GraphSpec, graphs_of
+from glip_export.processes import shares_cores
 from glip_export.runtime.host_nms import CANDIDATES, finished
 from glip_export.runtime.onnxruntime_graphs import FP32, graph_files
 from glip_export.runtime.onnxruntime_providers import (
@@ -68,6 +69,8 @@ class OnnxRuntimeSession(GraphSession):
         options.log_severity_level = 3  # errors: its warnings on CPU fallback tell a user nothing
         if threads is not None:
             options.intra_op_num_threads = threads
+        if shares_cores():
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # One arena for the three graphs that grows by what is asked, not by doubling, and no plan of all tensors of a
         # shape: GLIP-T at 800x1216 peaks at 2.1 GB instead of 3.6 GB, at the same speed.
         _register_arena()

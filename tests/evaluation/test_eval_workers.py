@@ -17,6 +17,7 @@ pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 from glip_export.config import GlipConfig
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.evaluation import CocoDataset, evaluate_coco
+from glip_export.processes import shares_cores
 
 XYXY = (10, 20, 109, 119)
 
@@ -36,6 +37,15 @@ class Failing(Answers):
     def detect(self, pictures, prompt, chunk=None):
         if 5 in [int(picture[0, 0, 0]) for picture in pictures]:
             raise BackendError("no memory for picture 5")
+        return super().detect(pictures, prompt, chunk)
+
+
+class Sharing(Answers):
+    """Answers with a score of 0.75 where its process knows that it shares the cores, else 0.25."""
+
+    def detect(self, pictures, prompt, chunk=None):
+        score = 0.75 if shares_cores() and os.environ["OMP_WAIT_POLICY"] == "PASSIVE" else 0.25
+        self.found = {image: [(0, score, XYXY)] for image in self.found}
         return super().detect(pictures, prompt, chunk)
 
 
@@ -78,7 +88,8 @@ def test_an_open_detector_is_for_one_worker(dataset: CocoDataset) -> None:
 
 
 def test_the_command_with_workers(eval_coco, photos, tiny_bundle: Path, tmp_path: Path) -> None:
-    words = ["--images", photos[1], "--annotations", photos[0], "--bundle", tiny_bundle, "--threads", 1, "--batch", 2]
+    """Without --threads too: each has as many as one alone, for results depend on them to the last digit."""
+    words = ["--images", photos[1], "--annotations", photos[0], "--bundle", tiny_bundle, "--batch", 2]
     for workers in (1, 2):
         result = eval_coco(*words, "--workers", workers, "--output", f"of-{workers}", "--json", f"{workers}.json")
         assert result[0] == 0, result
@@ -121,3 +132,9 @@ def test_scoring_what_a_run_kept(eval_coco, photos, tiny_bundle: Path, tmp_path:
     limited = eval_coco(*words, "--detections", kept, "--limit", 2)
     assert limited[0] == 0 and json.loads((tmp_path / "ap.json").read_text())["problems"]["counts"] == {}
     assert np.isfinite(other["scores"]["AP"])
+
+
+def test_a_worker_knows_that_cores_are_shared(dataset: CocoDataset) -> None:
+    assert not shares_cores()
+    found = evaluate_coco(partial(opener, Sharing), dataset, batch=2, workers=2, config=GlipConfig())
+    assert {result["score"] for result in found.detections} == {0.75} and not shares_cores()

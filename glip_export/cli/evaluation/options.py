@@ -28,7 +28,8 @@ Workers = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Processes, each with a model of its own; what is found is the same. The cores are shared among them.",
+        help="Processes, each with a model of its own and as many --threads as one alone has: what is found is the "
+        "same. With many cores give fewer threads, to one worker too if results are to be the same to the last digit.",
     ),
 ]
 DetectionsFile = Annotated[

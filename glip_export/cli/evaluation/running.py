@@ -60,12 +60,9 @@ class Backends:
 
     def opener(self, backend: str, config: GlipConfig) -> Callable[[], Detector]:
         """What opens a backend, with a configuration in place of the bundle's; for worker processes, where asked."""
-        from glip_export.processes import usable_cores
-
         if self.workers == 1:
             return partial(self._open, backend, config)
-        threads = self.threads or max(1, usable_cores() // self.workers)
-        return partial(open_detector, self.bundle, backend, config, threads, self.weights)
+        return partial(open_detector, self.bundle, backend, config, self.threads, self.weights)
 
     def check(self, config: GlipConfig, output: Path) -> None:
         """Opens each backend that has not begun, lest one fail hours later."""
