@@ -31,7 +31,9 @@ class CocoResult:
     """What a detector found on a data set, and how good it is."""
 
     scores: Scores  # on the pictures that could be read
-    detections: list[dict[str, Any]]  # COCO's results form: image_id, category_id, bbox xywh with the +1, score
+    blocks: tuple[Found, ...]  # what was found
+    image_ids: tuple[ImageId, ...]  # by the blocks' items
+    category_ids: tuple[int, ...]  # by their labels
     pictures: int  # that could be read
     turned: int  # of those, by EXIF
     problems: tuple[Problem, ...]  # of the pictures; the annotation file's are the data set's
@@ -45,7 +47,12 @@ class CocoResult:
     @property
     def found(self) -> int:
         """How many detections there are."""
-        return len(self.detections)
+        return sum(len(block.item) for block in self.blocks)
+
+    @property
+    def detections(self) -> list[dict[str, Any]]:
+        """COCO's results form: image_id, category_id, bbox xywh with the +1, score; made anew each time."""
+        return list(_results(self.blocks, self.image_ids, self.category_ids))
 
 
 @dataclass(frozen=True)
@@ -112,9 +119,8 @@ def evaluate_coco(
         dataset.problems,
     )
     ran = run(plan, detector, journal, strict=strict, workers=workers, progress=progress, config=config)
-    detections = list(_results(dataset, map(with_one_added, ran.log.blocks())))
-    scores = score(dataset, detections, ran.read)
-    return CocoResult(scores, detections, len(ran.read), ran.turned, ran.problems, ran.seconds)
+    blocks = map(with_one_added, ran.log.blocks())
+    return _scored(dataset, blocks, ran.read, ran.turned, lambda: ran.problems, ran.seconds)
 
 
 def score_coco(dataset: CocoDataset, blocks: Iterable[Found], problems: ProblemList) -> CocoResult:
@@ -123,9 +129,7 @@ def score_coco(dataset: CocoDataset, blocks: Iterable[Found], problems: ProblemL
     problems: what is broken in them, complete once the blocks are read. Raises GlipExportError without pycocotools.
     """
     load_pycocotools()
-    detections = list(_results(dataset, blocks))
-    scores = score(dataset, detections, [image.id for image in dataset.images])
-    return CocoResult(scores, detections, len(dataset.images), 0, problems.listed(), 0.0)
+    return _scored(dataset, blocks, [image.id for image in dataset.images], 0, problems.listed, 0.0)
 
 
 def category_work(dataset: CocoDataset, prompt: Prompt, chunk: int | None) -> CategoryWork:
@@ -143,13 +147,29 @@ def as_annotated(detections: Detections, image: CocoImage) -> Detections:
     return replace(detections, boxes=detections.boxes * np.array([x, y, x, y], np.float32), image_size=image.size)
 
 
-def _results(dataset: CocoDataset, blocks: Iterable[Found]) -> Iterator[dict[str, Any]]:
+def _scored(
+    dataset: CocoDataset,
+    blocks: Iterable[Found],
+    read: Sequence[ImageId],
+    turned: int,
+    problems: Callable[[], tuple[Problem, ...]],  # once the blocks are read
+    seconds: float,
+) -> CocoResult:
+    kept = tuple(blocks)
+    image_ids = tuple(image.id for image in dataset.images)
+    scores = score(dataset, _results(kept, image_ids, dataset.category_ids), read)
+    return CocoResult(scores, kept, image_ids, dataset.category_ids, len(read), turned, problems(), seconds)
+
+
+def _results(
+    blocks: Iterable[Found], image_ids: Sequence[ImageId], category_ids: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     """COCO's results form."""
     for found in blocks:
         for item, label, value, box in zip(*(values.tolist() for values in found), strict=True):
             yield {
-                "image_id": dataset.images[item].id,
-                "category_id": dataset.categories[label].id,
+                "image_id": image_ids[item],
+                "category_id": category_ids[label],
                 "bbox": box,
                 "score": value,
             }

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from glip_export.errors import GlipExportError
 from glip_export.evaluation.rows import ROW, Rows
 
 MAX_SHOWN = 20  # characters of a value in the note on what differs
-BLOCK = 1 << 20  # rows
-ROWS = "rows"  # in a record: how many rows are its own
+BLOCK = 1 << 20  # rows, or bytes, that are read at once
+ROWS, SUM = "rows", "crc32"  # in a record: how many rows are its own, and the sum over their bytes
+FORMAT = {"journal": 2}  # part of the first line; 1 had the detections in the records
 
 
 class Log(Protocol):
@@ -50,7 +52,7 @@ class MemoryLog:
 
     def append(self, record: Mapping[str, Any], rows: Rows) -> None:
         """See `Log`."""
-        self.records.append({**record, ROWS: len(rows)})
+        self.records.append(_with_rows(record, rows.tobytes()))
         self._rows.append(rows)
 
     def blocks(self) -> Iterator[Rows]:
@@ -89,7 +91,8 @@ class Journal:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 opened.enter_context(FileLock(path.with_name(f"{path.name}.lock"), timeout=0))
-                records, end, note = _read(path, identity, _whole_rows(beside))
+                identity = {**identity, **FORMAT}
+                records, end, note = _read(path, identity, beside)
                 if note:
                     for kept in (path, beside):
                         if kept.exists():
@@ -108,9 +111,10 @@ class Journal:
 
     def append(self, record: Mapping[str, Any], rows: Rows | None = None) -> None:
         """Adds a record and its rows, on the disk when this returns."""
-        record = {**record, ROWS: 0 if rows is None else len(rows)}
-        if rows is not None and len(rows):
-            self._write(self._rows, np.ascontiguousarray(rows, ROW).tobytes())
+        data = b"" if rows is None else np.ascontiguousarray(rows, ROW).tobytes()
+        record = _with_rows(record, data)
+        if data:
+            self._write(self._rows, data)
         self._write(self._file, _line(record))  # last: rows without their line do not count
         self.records.append(record)
 
@@ -138,17 +142,23 @@ def rows_file(path: Path) -> Path:
     return path.with_suffix(".rows")
 
 
+def journal_files(path: Path) -> tuple[Path, ...]:
+    """All files that the journal at `path` may write."""
+    own = (path, rows_file(path))
+    return (*own, path.with_name(f"{path.name}.lock"), *(each.with_name(f"{each.name}.old") for each in own))
+
+
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, allow_nan=False).encode() + b"\n"
+
+
+def _with_rows(record: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+    return {**record, ROWS: len(data) // ROW.itemsize, SUM: zlib.crc32(data)}
 
 
 def _count(record: Mapping[str, Any]) -> int:
     """Rows of a record."""
     return int(record[ROWS])
-
-
-def _whole_rows(path: Path) -> int:
-    return path.stat().st_size // ROW.itemsize if path.exists() else 0
 
 
 @contextmanager
@@ -160,16 +170,16 @@ def _open_at(path: Path, end: int) -> Iterator[FileIO]:
         yield file
 
 
-def _read(path: Path, identity: Mapping[str, Any], rows: int) -> tuple[list[dict[str, Any]], int, str]:
+def _read(path: Path, identity: Mapping[str, Any], beside: Path) -> tuple[list[dict[str, Any]], int, str]:
     """The records, where the last whole line ends, and a note if the journal is another run's.
 
-    rows: how many there are on the disk; a record that claims more, or none at all, ends the journal.
+    beside: the rows' file; a record whose rows are not there as they were written ends the journal.
     """
     records: list[dict[str, Any]] = []
     end = 0
     if not path.exists():
         return records, end, ""
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, open(beside if beside.exists() else os.devnull, "rb") as rows:
         for line in file:
             try:
                 value = json.loads(line) if line.endswith(b"\n") else None
@@ -183,12 +193,19 @@ def _read(path: Path, identity: Mapping[str, Any], rows: int) -> tuple[list[dict
                     return [], 0, _differences(found if isinstance(found, dict) else {}, identity)
             else:
                 own = value.get(ROWS)
-                if not isinstance(own, int) or not 0 <= own <= rows:
+                if not isinstance(own, int) or own < 0 or not _are_there(rows, own, value.get(SUM)):
                     break
-                rows -= own
                 records.append(value)
             end += len(line)
     return records, end, ""
+
+
+def _are_there(rows: BinaryIO, count: int, expected: object) -> bool:
+    """Whether the next so many rows are those of which `expected` is the sum."""
+    found, left = 0, count * ROW.itemsize
+    while left and (data := rows.read(min(left, BLOCK))):
+        found, left = zlib.crc32(data, found), left - len(data)
+    return not left and found == expected
 
 
 def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> str:

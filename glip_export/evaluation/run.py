@@ -10,13 +10,13 @@ from typing import Any
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.entries import CocoImage, ImageId
-from glip_export.evaluation.journal import ROWS, Log, MemoryLog
+from glip_export.evaluation.journal import ROWS, SUM, Log, MemoryLog
 from glip_export.evaluation.pictures import PictureBatch, read_batches
 from glip_export.evaluation.problems import Problem, refuse
 from glip_export.evaluation.workers import Work, detect_in_order
 from glip_export.runtime.detector import Detector
 
-RECORD = {"pictures", "left_out", "turned", "problems", "seconds", ROWS}  # of a batch, in the log
+RECORD = {"pictures", "left_out", "turned", "problems", "seconds", ROWS, SUM}  # of a batch, in the log
 
 
 @dataclass(frozen=True)

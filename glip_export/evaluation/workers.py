@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from glip_export.errors import BackendError, GlipExportError, GlipExportWarning
@@ -76,7 +78,8 @@ def _in_processes(
                 while waiting:
                     yield oldest()
                 yield batch, joined([]), 0.0
-            waiting.append(pool.submit(_answer, batch))
+            with _no_interrupt():  # which a process that is started here inherits
+                waiting.append(pool.submit(_answer, batch))
             if len(waiting) > workers:  # one more than run: no worker waits for its pictures
                 yield oldest()
         while waiting:
@@ -88,6 +91,19 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, and never reaches processes that are started in it: we end them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _open_worker(work: Work, detector: Callable[[], Detector], parent: int) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from answers import Answers, write_set
+from waiting import wait_until
 
 pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 
@@ -138,3 +141,17 @@ def test_a_worker_knows_that_cores_are_shared(dataset: CocoDataset) -> None:
     assert not shares_cores()
     found = evaluate_coco(partial(opener, Sharing), dataset, batch=2, workers=2, config=GlipConfig())
     assert {result["score"] for result in found.detections} == {0.75} and not shares_cores()
+
+
+def test_ctrl_c_ends_workers_without_a_traceback(tiny_bundle: Path, photos, tmp_path: Path) -> None:
+    """Sent to the whole group, as a terminal does, while workers start."""
+    words = ["--images", photos[1], "--annotations", photos[0], "--bundle", tiny_bundle, "--batch", 1, "--workers", 2]
+    command = [sys.executable, "-m", "glip_export.cli", "eval", "coco", *map(str, words), "--output", "out"]
+    journal = tmp_path / "out" / "onnxruntime" / "progress.jsonl"
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        wait_until(lambda: journal.exists() or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in out and "KeyboardInterrupt" not in out, out

@@ -18,7 +18,8 @@ from glip_export.evaluation.journal import rows_file
 from glip_export.evaluation.rows import ROW
 
 ASKED = {"backend": "torch", "batch": 3, "names": ["cat", "dog"]}
-RECORDS = [{"pictures": [1, 2], "score": 0.1 + 0.2, "rows": 0}, {"pictures": [3], "score": 1 / 3, "rows": 0}]
+NO_ROWS = {"rows": 0, "crc32": 0}
+RECORDS = [{"pictures": [1, 2], "score": 0.1 + 0.2, **NO_ROWS}, {"pictures": [3], "score": 1 / 3, **NO_ROWS}]
 
 
 def write(path: Path, records=RECORDS, **identity: object) -> None:
@@ -171,3 +172,23 @@ def test_another_identity_starts_rows_over_too(tmp_path: Path) -> None:
         journal.append(RECORDS[0], rows(5))
     assert held(path, batch=4) == []
     assert (tmp_path / "progress.rows.old").read_bytes() == rows(5).tobytes()
+
+
+def test_rows_that_were_changed_end_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    with Journal.open(path, ASKED) as journal:
+        for number, item in enumerate((5, 6, 7)):
+            journal.append({"pictures": [number]}, rows(item, item))
+    data = bytearray(rows_file(path).read_bytes())
+    data[2 * ROW.itemsize + 1] ^= 1  # of the second record
+    rows_file(path).write_bytes(data)
+    assert held(path) == [5, 5] and len(read(path).records) == 1
+
+
+def test_a_journal_of_the_format_before_is_kept_aside(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    old = json.dumps({"identity": ASKED}) + "\n" + json.dumps({"pictures": [1], "results": []}) + "\n"
+    path.write_text(old)
+    journal = read(path)
+    assert journal.records == [] and journal.note == "journal null, now 2"
+    assert (tmp_path / "progress.jsonl.old").read_text() == old

@@ -114,11 +114,14 @@ def check_written(
 
     read: beside the bundle's files.
     """
+    from glip_export.evaluation.journal import journal_files
+
+    written = [path.name for path in journal_files(Path(JOURNAL))]
     places = {
         f"--output's {name} of {word}{f' in {output}' if len(kept) > 1 else ''}": output / backend_folder(word) / name
         for output, file in kept.items()
         for word in backends.words
-        for name in (file, JOURNAL)
+        for name in (file, *written)
     }
     check_outputs({"--json": json, **places}, [*bundle_files(backends.bundle), *read])
 
@@ -133,7 +136,8 @@ def evaluate_on(backends: Backends, data_set: DataSet[R], output: Path) -> dict[
             folder = output / backend_folder(backend)
             words = " ".join(filter(None, (data_set.name, backend)))
             tell = progress_bar(progress, words, data_set.pictures)
-            results[backend] = _evaluate(backends.opener(backend, data_set.config), data_set, backend, folder, tell)
+            asked = {"backend": backend, "threads": backends.threads, **data_set.identity}
+            results[backend] = _evaluate(backends.opener(backend, data_set.config), data_set, asked, folder, tell)
     return results
 
 
@@ -228,12 +232,16 @@ def check_comparison(limit: float | None, option: str, backends: Sequence[str]) 
 
 
 def _evaluate(
-    opener: Callable[[], Detector], data_set: DataSet[R], backend: str, folder: Path, tell: Callable[[int], None]
+    opener: Callable[[], Detector],
+    data_set: DataSet[R],
+    asked: Mapping[str, Any],
+    folder: Path,
+    tell: Callable[[int], None],
 ) -> R:
     """One backend; its journal and, once it is through, its detections go to `folder`."""
     from glip_export.evaluation import Journal
 
-    with Journal.open(folder / JOURNAL, {"backend": backend, **data_set.identity}) as journal:
+    with Journal.open(folder / JOURNAL, asked) as journal:
         if journal.note:
             (folder / data_set.kept).unlink(missing_ok=True)
             words = (

@@ -28,7 +28,7 @@ class OdinwResult(CocoResult):
     def of(cls, result: CocoResult) -> Self:
         """The result without its detections."""
         kept = {field.name: getattr(result, field.name) for field in fields(CocoResult)}
-        return cls(**{**kept, "detections": []}, count=result.found)
+        return cls(**{**kept, "blocks": ()}, count=result.found)
 
     @property
     def found(self) -> int:
