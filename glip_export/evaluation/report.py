@@ -15,6 +15,7 @@ from glip_export.errors import visible
 from glip_export.evaluation.average_precision import PRECISIONS, ClassScore
 from glip_export.evaluation.coco import CocoResult
 from glip_export.evaluation.dataset import CocoDataset
+from glip_export.evaluation.entries import CocoImage
 from glip_export.evaluation.problems import Problem, counts
 
 MOST_CLASSES = 100  # shown; the JSON has all
@@ -74,7 +75,7 @@ class Dataset(Protocol):
         ...
 
     @property
-    def images(self) -> Sequence[object]:
+    def images(self) -> Sequence[CocoImage]:
         """The pictures."""
         ...
 

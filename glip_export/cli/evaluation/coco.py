@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,15 +25,12 @@ from glip_export.cli.evaluation.options import (
 from glip_export.cli.evaluation.running import (
     Backends,
     DataSet,
-    backend_folder,
     check_comparison,
     check_only_scored,
-    check_written,
-    evaluate_on,
-    facts,
     finish,
     folder_of,
 )
+from glip_export.cli.evaluation.scoring import DETECTIONS, checked, run_data_set, score_detections, write_results
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -44,8 +41,6 @@ if TYPE_CHECKING:
     from glip_export.evaluation import CocoDataset, CocoResult, Journal
     from glip_export.names import Name
     from glip_export.runtime.detector import Detector
-
-DETECTIONS = "detections.json"
 
 
 def coco(
@@ -129,29 +124,22 @@ def run_coco(
     dataset = read_dataset(annotations, images, options, config)
     prompt_for(dataset, options.names, config, options.chunk)
     dataset = replace(dataset, notes=(*dataset.notes, *prompt_notes(options.names, config, options.chunk)))
-    folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{annotations.stem}"
-    check_written(backends, {folder: DETECTIONS}, json, [annotations, *(image.path for image in dataset.images)])
     data_set = coco_data_set(dataset, bundle, options, backends.workers)
-    backends.check(config, folder)
-    results = evaluate_on(backends, data_set, folder)
-    report = CocoReport(dataset, results, facts(backends, bundle, data_set.identity), max_ap_difference)
-    return finish(report, json, [folder / backend_folder(word) / DETECTIONS for word in backends.words])
+
+    def report(results: Mapping[str, CocoResult], asked: Mapping[str, Any]) -> CocoReport:
+        return CocoReport(dataset, results, asked, max_ap_difference)
+
+    return run_data_set(backends, bundle, dataset, data_set, output, json, report)
 
 
 def score_file(images: Path | None, annotations: Path, detections: Path, options: Options, json: Path | None) -> None:
     """Scores a file of detections in COCO's results format: prints the tables, writes the JSON."""
-    from glip_export.cli.progress import reading
     from glip_export.evaluation.coco import score_coco
-    from glip_export.evaluation.detections_file import read_detections
-    from glip_export.evaluation.problems import ProblemList
     from glip_export.evaluation.report import CocoReport
 
     check_outputs({"--json": json}, [annotations, detections])
     dataset = read_dataset(annotations, images, options)
-    problems = ProblemList()
-    with reading(detections) as progress:
-        blocks = read_detections(detections, dataset.places, problems, options.strict, progress)
-        result = score_coco(dataset, blocks, problems)
+    result = score_detections(dataset, detections, options.strict, partial(score_coco, dataset))
     asked = {"detections_file": str(detections), "limit": options.limit}
     finish(CocoReport(dataset, {detections.name: result}, asked), json, [])
 
@@ -161,18 +149,14 @@ def read_dataset(
 ) -> CocoDataset:
     """The annotations, checked for something to measure; config: whose task may name categories of its own."""
     from glip_export.evaluation import CocoDataset
-    from glip_export.evaluation.problems import refuse
 
     dataset = CocoDataset.read(annotations, images, options.limit, config.task.categories if config else ())
-    if options.strict and dataset.problems:
-        raise refuse(dataset.problems[0], dataset.path)
-    dataset.check_annotated()
+    checked(dataset, options.strict).check_annotated()
     return dataset
 
 
 def coco_data_set(dataset: CocoDataset, bundle: Bundle, options: Options, workers: int) -> DataSet[CocoResult]:
     """A data set in COCO's format, for `evaluate_on`."""
-    from glip_export.bundle.files import atomic_write_text
     from glip_export.evaluation import evaluate_coco
     from glip_export.evaluation.identity import identity
 
@@ -191,10 +175,7 @@ def coco_data_set(dataset: CocoDataset, bundle: Bundle, options: Options, worker
             config=bundle.config,
         )
 
-    def write(path: Path, result: CocoResult) -> None:
-        atomic_write_text(path, json_module.dumps(result.detections) + "\n")
-
     asked = (options.names, options.batch, options.chunk, options.aspect_groups, options.limit)
     return DataSet(
-        "", len(dataset.images), identity(dataset, bundle, *asked), bundle.config, DETECTIONS, evaluate, write
+        "", len(dataset.images), identity(dataset, bundle, *asked), bundle.config, DETECTIONS, evaluate, write_results
     )

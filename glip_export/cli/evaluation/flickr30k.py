@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,15 +13,12 @@ from glip_export.cli.evaluation.options import Images, Limit, Output, Strict, Wo
 from glip_export.cli.evaluation.running import (
     Backends,
     DataSet,
-    backend_folder,
     check_comparison,
     check_only_scored,
-    check_written,
-    evaluate_on,
-    facts,
     finish,
     folder_of,
 )
+from glip_export.cli.evaluation.scoring import checked, run_data_set
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -91,7 +88,7 @@ def flickr30k(
     """
     options = Options(entities, subset, merged, limit, strict)
     if detections is not None:
-        check_only_scored(context)
+        check_only_scored(context, "entities", "merged", "subset")
         score_file(images, annotations, detections, options, json)
         return
     check_outputs({"--json": json}, [weights])
@@ -133,15 +130,14 @@ def run_flickr(
     entities = read_entities(annotations, options)
     truth, lacking = dataset.asked(entities)
     problems = (*dataset.problems, *lacking, *entities.problems)
-    dataset = checked(replace(dataset, problems=problems, notes=flickr_notes(config)), options)
-    folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{annotations.stem}"
-    check_written(backends, {folder: DETECTIONS}, json, [annotations, *(image.path for image in dataset.images)])
+    dataset = checked(replace(dataset, problems=problems, notes=flickr_notes(config)), options.strict)
     data_set = flickr_data_set(dataset, truth, bundle, config, options, backends.workers)
-    backends.check(config, folder)
-    results = evaluate_on(backends, data_set, folder)
-    asked = {**facts(backends, bundle, data_set.identity), **entities_facts(entities)}
-    report = FlickrReport(dataset, results, asked, max_recall_difference, options.merged)
-    return finish(report, json, [folder / backend_folder(word) / DETECTIONS for word in backends.words])
+
+    def report(results: Mapping[str, FlickrResult], asked: Mapping[str, Any]) -> FlickrReport:
+        asked = {**asked, **entities_facts(entities)}
+        return FlickrReport(dataset, results, asked, max_recall_difference, options.merged)
+
+    return run_data_set(backends, bundle, dataset, data_set, output, json, report)
 
 
 def score_file(images: Path | None, annotations: Path, detections: Path, options: Options, json: Path | None) -> None:
@@ -156,7 +152,7 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
     check_outputs({"--json": json}, [annotations, detections])
     dataset = FlickrDataset.read(annotations, images, options.limit)
     entities = read_entities(annotations, options)
-    dataset = checked(replace(dataset, problems=(*dataset.problems, *entities.problems)), options)
+    dataset = checked(replace(dataset, problems=(*dataset.problems, *entities.problems)), options.strict)
     problems = ProblemList()
     with reading(detections) as progress:
         sentences = read_grounded(detections, problems, options.strict, progress)
@@ -176,15 +172,6 @@ def read_entities(annotations: Path, options: Options) -> Entities:
 def entities_facts(entities: Entities) -> dict[str, str]:
     """What the JSON says of where the boxes are from."""
     return {"entities": str(entities.folder), "subset": entities.subset}
-
-
-def checked(dataset: FlickrDataset, options: Options) -> FlickrDataset:
-    """The data set, if there is nothing that --strict does not allow."""
-    from glip_export.evaluation.problems import refuse
-
-    if options.strict and dataset.problems:
-        raise refuse(dataset.problems[0], dataset.path)
-    return dataset
 
 
 def flickr_data_set(

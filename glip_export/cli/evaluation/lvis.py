@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,15 +23,12 @@ from glip_export.cli.evaluation.options import (
 from glip_export.cli.evaluation.running import (
     Backends,
     DataSet,
-    backend_folder,
     check_comparison,
     check_only_scored,
-    check_written,
-    evaluate_on,
-    facts,
     finish,
     folder_of,
 )
+from glip_export.cli.evaluation.scoring import DETECTIONS, checked, run_data_set, score_detections
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     from glip_export.evaluation.lvis.dataset import LvisDataset
     from glip_export.evaluation.lvis.evaluate import LvisResult
     from glip_export.runtime.detector import Detector
-
-DETECTIONS = "detections.json"
 
 
 def lvis(
@@ -77,7 +73,7 @@ def lvis(
     """
     options = Options(normal, batch, chunk, limit, strict)
     if detections is not None:
-        check_only_scored(context)
+        check_only_scored(context, "normal")
         score_file(images, annotations, detections, options, json)
         return
     check_outputs({"--json": json}, [weights])
@@ -119,30 +115,23 @@ def run_lvis(
     prompt_for(dataset, None, config, options.chunk)
     notes = (*dataset.notes, *prompt_notes(None, config, options.chunk), *lvis_notes(config))
     dataset = replace(dataset, notes=notes)
-    folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{annotations.stem}"
-    check_written(backends, {folder: DETECTIONS}, json, [annotations, *(image.path for image in dataset.images)])
     data_set = lvis_data_set(dataset, bundle, config, options, backends.workers)
-    backends.check(config, folder)
-    results = evaluate_on(backends, data_set, folder)
-    asked = facts(backends, bundle, data_set.identity)
-    report = LvisReport(dataset, results, asked, max_ap_difference, options.normal)
-    return finish(report, json, [folder / backend_folder(word) / DETECTIONS for word in backends.words])
+
+    def report(results: Mapping[str, LvisResult], asked: Mapping[str, Any]) -> LvisReport:
+        return LvisReport(dataset, results, asked, max_ap_difference, options.normal)
+
+    return run_data_set(backends, bundle, dataset, data_set, output, json, report)
 
 
 def score_file(images: Path | None, annotations: Path, detections: Path, options: Options, json: Path | None) -> None:
     """Scores a file of detections in COCO's results format: prints the tables, writes the JSON."""
-    from glip_export.cli.progress import reading
-    from glip_export.evaluation.detections_file import read_detections
     from glip_export.evaluation.lvis.evaluate import score_found
     from glip_export.evaluation.lvis.report import LvisReport
-    from glip_export.evaluation.problems import ProblemList
 
     check_outputs({"--json": json}, [annotations, detections])
     dataset = read_dataset(annotations, images, options)
-    problems = ProblemList()
-    with reading(detections) as progress:
-        blocks = read_detections(detections, dataset.places, problems, options.strict, progress)
-        result = score_found(dataset, blocks, problems, normal=options.normal)
+    score = partial(score_found, dataset, normal=options.normal)
+    result = score_detections(dataset, detections, options.strict, score)
     asked = {"detections_file": str(detections), "limit": options.limit}
     finish(LvisReport(dataset, {detections.name: result}, asked, normal=options.normal), json, [])
 
@@ -150,12 +139,9 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
 def read_dataset(annotations: Path, images: Path | None, options: Options) -> LvisDataset:
     """The annotations, checked for something to measure."""
     from glip_export.evaluation.lvis.dataset import LvisDataset
-    from glip_export.evaluation.problems import refuse
 
     dataset = LvisDataset.read(annotations, images, options.limit)
-    if options.strict and dataset.problems:
-        raise refuse(dataset.problems[0], dataset.path)
-    dataset.check_annotated()
+    checked(dataset, options.strict).check_annotated()
     return dataset
 
 

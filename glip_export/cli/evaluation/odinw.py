@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from glip_export.cli.console import console
 from glip_export.cli.evaluation.options import (
     Batch,
     Chunk,
@@ -32,7 +30,9 @@ from glip_export.cli.evaluation.running import (
     evaluate_on,
     facts,
     present,
+    verdict_of_all,
 )
+from glip_export.cli.evaluation.scoring import DETECTIONS, checked, score_detections, write_results
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from glip_export.evaluation.odinw import OdinwDataset, OdinwTask
     from glip_export.evaluation.odinw.report import OdinwReport
     from glip_export.runtime.detector import Detector
-
-DETECTIONS = "detections.json"
 
 
 def odinw(
@@ -100,7 +98,7 @@ def odinw(
     """
     options = Options(split, not no_override_category, not no_caption_prompt, batch, chunk, limit, strict)
     if detections is not None:
-        check_only_scored(context)
+        check_only_scored(context, "config", "split", "no_override_category")
         score_file(images, config, detections, options, json)
         return
     check_outputs({"--json": json}, [weights])
@@ -158,7 +156,7 @@ def run_odinw(
     asked = {"split": options.split, "batch": options.batch, "chunk": options.chunk, "limit": options.limit}
     report = report_of(jobs, results, facts(backends, bundle, asked), max_ap_difference)
     present(report, json, [folder / "<data set>" / backend_folder(word) / DETECTIONS for word in backends.words])
-    return _verdict(report)
+    return verdict_of_all(report)
 
 
 def tasks_of(configs: Sequence[Path], root: Path, config: GlipConfig, options: Options) -> tuple[OdinwTask, ...]:
@@ -170,7 +168,6 @@ def tasks_of(configs: Sequence[Path], root: Path, config: GlipConfig, options: O
 
 def odinw_job(task: OdinwTask, bundle: Bundle, options: Options, workers: int) -> Job:
     """A task's data set, for `evaluate_on`; what the task asks for is part of its identity."""
-    from glip_export.bundle.files import atomic_write_text
     from glip_export.evaluation.identity import identity
     from glip_export.evaluation.odinw import evaluate_odinw
     from glip_export.evaluation.odinw.evaluate import asked_config
@@ -191,12 +188,10 @@ def odinw_job(task: OdinwTask, bundle: Bundle, options: Options, workers: int) -
             progress=progress,
         )
 
-    def write(path: Path, result: CocoResult) -> None:
-        atomic_write_text(path, json_module.dumps(result.detections) + "\n")
-
     asked = (None, options.batch, options.chunk, task.groups_by_aspect, options.limit)
-    facts = {**identity(dataset, bundle, *asked), **_task_facts(config), "split": task.split}
-    return Job(dataset, DataSet(task.name, len(dataset.images), facts, config, DETECTIONS, evaluate, write))
+    facts_of = {**identity(dataset, bundle, *asked), **_task_facts(config), "split": task.split}
+    data_set = DataSet(task.name, len(dataset.images), facts_of, config, DETECTIONS, evaluate, write_results)
+    return Job(dataset, data_set)
 
 
 def _task_facts(config: GlipConfig) -> dict[str, Any]:
@@ -208,22 +203,15 @@ def _task_facts(config: GlipConfig) -> dict[str, Any]:
 def dataset_of(task: OdinwTask, options: Options) -> OdinwDataset:
     """The task's data set, its annotations checked."""
     from glip_export.evaluation.odinw import read_dataset
-    from glip_export.evaluation.problems import refuse
 
-    dataset = read_dataset(task, options.limit, options.chunk)
-    if options.strict and dataset.problems:
-        raise refuse(dataset.problems[0], dataset.path)
-    return dataset
+    return checked(read_dataset(task, options.limit, options.chunk), options.strict)
 
 
 def score_file(root: Path, configs: Sequence[Path], detections: Path, options: Options, json: Path | None) -> None:
     """Scores a file of detections of one task's data set: prints the tables, writes the JSON."""
-    from glip_export.cli.progress import reading
     from glip_export.config import GlipConfig
     from glip_export.evaluation.coco import score_coco
-    from glip_export.evaluation.detections_file import read_detections
     from glip_export.evaluation.odinw.report import OdinwReport
-    from glip_export.evaluation.problems import ProblemList
     from glip_export.evaluation.report import CocoReport
 
     tasks = tasks_of(configs, root, GlipConfig(), options)
@@ -233,10 +221,7 @@ def score_file(root: Path, configs: Sequence[Path], detections: Path, options: O
     (task,) = tasks
     check_outputs({"--json": json}, [task.file.path, task.annotations, detections])
     dataset = dataset_of(task, options)
-    problems = ProblemList()
-    with reading(detections) as progress:
-        blocks = read_detections(detections, dataset.places, problems, options.strict, progress)
-        result = score_coco(dataset, blocks, problems)
+    result = score_detections(dataset, detections, options.strict, partial(score_coco, dataset))
     report = CocoReport(dataset, {detections.name: result}, {"split": task.split})
     asked = {"detections_file": str(detections), "limit": options.limit}
     present(OdinwReport({task.name: report}, asked), json, [])
@@ -274,16 +259,3 @@ def _evaluated(backends: Backends, job: Job, folder: Path) -> dict[str, CocoResu
 
     found = evaluate_on(backends, job.data_set, folder)
     return {word: OdinwResult.of(result) for word, result in found.items()}
-
-
-def _verdict(report: OdinwReport) -> bool:
-    """Prints PASSED or FAILED where a limit was set; False if a data set's AP is too far from the first backend's."""
-    if report.max_difference is None:
-        return True
-    for words in report.failed:
-        console.print(f"  {words}", soft_wrap=True, markup=False)
-    word = Text("FAILED", "red") if report.failed else Text("PASSED", "green")
-    found = f"{len(report.failed)} of {len(report.tasks)} data set(s)" if report.failed else "every data set"
-    limit = f"{report.max_difference:g} allowed"
-    console.print(word, f": AP against {report.backends[0]}'s: {found} ({limit})", sep="", soft_wrap=True)
-    return not report.failed

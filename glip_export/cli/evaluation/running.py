@@ -23,19 +23,12 @@ if TYPE_CHECKING:
     from glip_export.bundle import Bundle
     from glip_export.config import GlipConfig
     from glip_export.evaluation import Journal
+    from glip_export.evaluation.odinw.report import OdinwReport
     from glip_export.evaluation.report import Report, Result
     from glip_export.runtime.detector import Detector
 
 JOURNAL = "progress.jsonl"
-SCORING = (
-    "normal",
-    "entities",
-    "merged",
-    "subset",
-    "config",
-    "split",
-    "no_override_category",
-)  # options of single verbs that tell how detections are scored
+SCORING = ("images", "annotations", "detections", "limit", "strict", "json")  # options that scoring has too
 R = TypeVar("R", bound="Result")
 
 
@@ -189,12 +182,19 @@ def verdict(report: Report[Any, Any]) -> bool:
     if report.incomparable:
         console.print(f"FAILED: the {headline}s cannot be compared: {report.incomparable}", soft_wrap=True)
         return False
-    word = Text("PASSED", "green") if report.passed else Text("FAILED", "red")
     others = [backend for backend in report.results if backend != report.first]
     found = ", ".join(f"{backend} {signed(report.differences(backend)[report.headline])}" for backend in others)
-    limit = f"{report.max_difference:g} allowed"
-    console.print(word, f": {headline} against {report.first}'s: {found} ({limit})", sep="", soft_wrap=True)
-    return report.passed
+    return _judged(report.passed, f"{headline} against {report.first}'s: {found}", report.max_difference)
+
+
+def verdict_of_all(report: OdinwReport) -> bool:
+    """The same for data sets side by side: False if one's AP is too far from the first backend's."""
+    if report.max_difference is None:
+        return True
+    for words in report.failed:
+        console.print(f"  {words}", soft_wrap=True, markup=False)
+    found = f"{len(report.failed)} of {len(report.tasks)} data set(s)" if report.failed else "every data set"
+    return _judged(not report.failed, f"AP against {report.backends[0]}'s: {found}", report.max_difference)
 
 
 def facts(backends: Backends, bundle: Bundle, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,9 +207,12 @@ def facts(backends: Backends, bundle: Bundle, identity: Mapping[str, Any]) -> di
     }
 
 
-def check_only_scored(context: typer.Context) -> None:
-    """Raises GlipExportError where an option of detecting stands beside --detections."""
-    scoring = ("images", "annotations", "detections", "limit", "strict", "json", *SCORING)
+def check_only_scored(context: typer.Context, *own: str) -> None:
+    """Raises GlipExportError where an option of detecting stands beside --detections.
+
+    own: the verb's options that tell how detections are scored.
+    """
+    scoring = (*SCORING, *own)
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in scoring and source is not None and source.name != "DEFAULT":
@@ -229,6 +232,12 @@ def check_comparison(limit: float | None, option: str, backends: Sequence[str]) 
     """Raises GlipExportError where there is nothing that could be compared."""
     if limit is not None and len(backends) < 2:
         raise GlipExportError(f"{option} compares backends: give --backend twice or more")
+
+
+def _judged(passed: bool, words: str, limit: float) -> bool:
+    word = Text("PASSED", "green") if passed else Text("FAILED", "red")
+    console.print(word, f": {words} ({limit:g} allowed)", sep="", soft_wrap=True)
+    return passed
 
 
 def _evaluate(

@@ -1,0 +1,80 @@
+"""What the verbs share: data sets as they are read, files of detections that are scored, one data set that is run."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from glip_export.cli.evaluation.running import (
+    Backends,
+    DataSet,
+    backend_folder,
+    check_written,
+    evaluate_on,
+    facts,
+    finish,
+)
+
+if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
+    from glip_export.evaluation import CocoDataset, CocoResult
+    from glip_export.evaluation.problems import ProblemList
+    from glip_export.evaluation.report import Dataset, Report, Result
+    from glip_export.evaluation.rows import Found
+
+DETECTIONS = "detections.json"  # in COCO's results format
+D = TypeVar("D", bound="Dataset")
+R = TypeVar("R", bound="Result")
+
+
+def checked(dataset: D, strict: bool) -> D:
+    """The data set, if there is nothing in it that --strict does not allow."""
+    from glip_export.evaluation.problems import refuse
+
+    if strict and dataset.problems:
+        raise refuse(dataset.problems[0], dataset.path)
+    return dataset
+
+
+def score_detections(
+    dataset: CocoDataset, file: Path, strict: bool, score: Callable[[Iterable[Found], ProblemList], R]
+) -> R:
+    """What a file in COCO's results format comes to, with a bar; score: of its blocks, see `read_detections`."""
+    from glip_export.cli.progress import reading
+    from glip_export.evaluation.detections_file import read_detections
+    from glip_export.evaluation.problems import ProblemList
+
+    problems = ProblemList()
+    with reading(file) as progress:
+        return score(read_detections(file, dataset.places, problems, strict, progress), problems)
+
+
+def run_data_set(
+    backends: Backends,
+    bundle: Bundle,
+    dataset: Dataset,
+    data_set: DataSet[R],
+    output: Path | None,
+    json: Path | None,
+    report: Callable[[Mapping[str, R], Mapping[str, Any]], Report[Any, R]],
+) -> bool:
+    """A verb's only data set through each backend: prints the tables, writes each one's detections and the JSON.
+
+    report: of the results by backend and what the JSON says of the question. False if a backend is too far from the
+    first.
+    """
+    folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{dataset.path.stem}"
+    check_written(backends, {folder: data_set.kept}, json, [dataset.path, *(image.path for image in dataset.images)])
+    backends.check(data_set.config, folder)
+    results = evaluate_on(backends, data_set, folder)
+    written = [folder / backend_folder(word) / data_set.kept for word in backends.words]
+    return finish(report(results, facts(backends, bundle, data_set.identity)), json, written)
+
+
+def write_results(path: Path, result: CocoResult) -> None:
+    """The detections, in COCO's results format."""
+    from glip_export.bundle.files import atomic_write_text
+
+    atomic_write_text(path, json_module.dumps(result.detections) + "\n")
