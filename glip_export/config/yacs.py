@@ -198,6 +198,8 @@ def check_type(key: OfficialKey, value: Any, origin: str) -> None:
     """Raises ConfigError if the value's type is not the key's; a whole number may stand for a float, no bool may."""
     accepted, words = TYPES[key.type]
     if not isinstance(value, accepted) or (isinstance(value, bool) and key.type in ("int", "float")):
+        if key.type == "list" and isinstance(value, str) and value.isidentifier():  # ("val") is a text
+            words += f'; with one name it is ("{value}",)'
         raise ConfigError(f"{key.name} {show(value)} ({origin}): expected {words}")
 
 

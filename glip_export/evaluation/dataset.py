@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from glip_export.config import TaskCategory
 from glip_export.errors import GlipExportError
@@ -55,6 +55,7 @@ class CocoDataset:
     notes: tuple[str, ...] = ()  # what is done otherwise than the file says, though nothing in it is broken
     unasked_images: frozenset[ImageId] = frozenset()  # ids of the file's that are not evaluated
     unasked_categories: frozenset[int] = frozenset()
+    uncounted: ClassVar[str] = "of crowds"  # what objects are that do not count, see `counts`
 
     @classmethod
     def read(
@@ -153,14 +154,18 @@ class CocoDataset:
             {**labels, **dict.fromkeys(self.unasked_categories, NOT_ASKED)},
         )
 
+    def counts(self, item: CocoObject) -> bool:
+        """Whether an object is to be found: to miss one that is not, is no mistake."""
+        return not item.crowd
+
     def check_annotated(self) -> None:
         """Raises GlipExportError where not one annotation counts: whatever is found, there is no average precision."""
-        if any(not item.crowd for item in self.objects):
+        if any(map(self.counts, self.objects)):
             return
         left_out = [problem for problem in self.problems if problem.kind.startswith("annotation")]
         reason = f"; {len(left_out)} left out, {left_out[0].text}" if left_out else ""
         if self.objects:
-            reason = "; all are of crowds" + reason
+            reason = f"; all are {self.uncounted}{reason}"
         raise GlipExportError(
             f"{self.path} has no annotation that counts on its {len(self.images)} picture(s), so there is nothing to "
             f"measure{reason}"

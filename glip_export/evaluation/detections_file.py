@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from glip_export.bundle.files import atomic_text
+from glip_export.errors import GlipExportError
 from glip_export.evaluation.dataset import NOT_ASKED, Places
-from glip_export.evaluation.entries import ImageId, entry_fields, finite, identifier, whole
+from glip_export.evaluation.entries import ImageId, entry_fields, finite, identifier, whole, with_whole_ids
 from glip_export.evaluation.json_entries import json_entries
 from glip_export.evaluation.problems import BROKEN, BrokenEntryError, ProblemList, refuse, short
 from glip_export.evaluation.rows import Found
 
 WRITTEN_AT_ONCE = 10_000
+KIND = "detection"  # what problems' kinds begin with
 KEYS = ("image_id", "category_id", "score", "bbox")
 
 
@@ -34,18 +36,22 @@ def read_detections(
 
     Entries that are broken (a score that is NaN among them), or of pictures or categories that the data set does not
     have, are left out and told in `problems`; other keys are not read. strict: the first of them is an error.
-    progress: told the bytes read so far. Raises GlipExportError for a file that cannot be read or is no such list.
+    progress: told the bytes read so far. Raises GlipExportError for a file that cannot be read or is no such list, and
+    for one with entries of which none can be used: it is of another data set. An empty list is one of no detections.
     """
-    before = 0
+    before = usable = 0
     for entries in json_entries(path, progress):
         block = _block_at_once(entries, places)
         if block is None:
             block = _block_one_by_one(entries, places, problems, before)
             if strict and (known := problems.listed()):
                 raise refuse(known[0], path)
-        before += len(entries)
+        before, usable = before + len(entries), usable + len(block.item)
         asked = (block.item != NOT_ASKED) & (block.label != NOT_ASKED)
         yield block if asked.all() else block.part(asked)
+    if before and not usable:
+        first = next(each.text for each in problems.listed() if each.kind.startswith(KIND))
+        raise GlipExportError(f"{path} has {before} entries, none of which is a detection of this data set: {first}")
 
 
 def _block_at_once(entries: Sequence[Any], places: Places) -> Found | None:
@@ -57,10 +63,10 @@ def _block_at_once(entries: Sequence[Any], places: Places) -> Found | None:
         sides = list(chain.from_iterable(boxes))
         if {*map(type, scores), *map(type, sides)} - {int, float}:
             return None
-        if {*map(type, image_ids)} - {int, str} or {*map(type, category_ids)} - {int}:
+        if {*map(type, image_ids)} - {int, float, str} or {*map(type, category_ids)} - {int, float}:
             return None
         found = Found(
-            np.array([places.items[each] for each in image_ids], np.int64),
+            np.array([places.items[each] for each in image_ids], np.int64),  # 1.0 is found as 1 is
             np.array([places.labels[each] for each in category_ids], np.int64),
             np.array(scores, np.float64),
             np.array(sides, np.float64).reshape(-1, 4),
@@ -76,7 +82,7 @@ def _block_one_by_one(entries: Sequence[Any], places: Places, problems: ProblemL
         try:
             rows.append(_parse(entry, places))
         except BrokenEntryError as error:
-            problems.add(f"detection: {error.kind}", f"detection entry {number}: {error}")
+            problems.add(f"{KIND}: {error.kind}", f"detection entry {number}: {error}")
     items, labels, scores, boxes = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Found(
         np.array(items, np.int64),
@@ -87,7 +93,7 @@ def _block_one_by_one(entries: Sequence[Any], places: Places, problems: ProblemL
 
 
 def _parse(entry: object, places: Places) -> tuple[int, int, float, list[float]]:
-    fields = entry_fields(entry)
+    fields = with_whole_ids(entry_fields(entry), "image_id", "category_id")
     image_id, category_id = identifier(fields, "image_id"), whole(fields, "category_id")
     box, score = fields.get("bbox"), finite(fields.get("score"))
     sides = [finite(side) for side in box] if isinstance(box, list) and len(box) == 4 else [math.nan]

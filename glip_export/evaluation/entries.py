@@ -108,6 +108,12 @@ def whole(fields: dict[str, Any], key: str) -> int:
     return value
 
 
+def with_whole_ids(fields: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The entry with ids such as 1.0, as pandas writes them, as whole numbers; others stay as they are."""
+    given = [(key, fields.get(key)) for key in keys]
+    return {**fields, **{key: int(value) for key, value in given if isinstance(value, float) and value.is_integer()}}
+
+
 def entry_fields(entry: object) -> dict[str, Any]:
     """An entry as the object that it must be. Raises BrokenEntryError."""
     if not isinstance(entry, dict):

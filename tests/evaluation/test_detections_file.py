@@ -53,7 +53,9 @@ def test_what_is_not_asked_for_is_left_out_without_a_word(file: Path) -> None:
     ("changes", "kind", "words"),
     [
         ({"image_id": 6}, "unknown picture", "image_id 6 is no picture's"),
-        ({"image_id": 9.0}, "broken entry", "image_id is 9.0, not a whole number"),
+        ({"image_id": 9.5}, "broken entry", "image_id is 9.5, not a whole number"),
+        ({"image_id": "9"}, "unknown picture", "image_id '9' is no picture's"),
+        ({"category_id": float("inf")}, "broken entry", "category_id is inf, not a whole number"),
         ({"image_id": True}, "broken entry", "image_id is True, not a whole number"),
         ({"category_id": 5}, "unknown category", "category_id 5 is no category's"),
         ({"category_id": "4"}, "broken entry", "category_id is '4', not a whole number"),
@@ -77,6 +79,31 @@ def test_broken_entries_are_left_out_and_told(file: Path, changes: dict[str, Any
         read(file, [GOOD, {**GOOD, **changes}], strict=True)
 
 
+@pytest.mark.parametrize("others", [[], [{**GOOD, "image_id": 6}]])  # all in order, and one by one
+def test_ids_may_be_whole_floats(file: Path, others: list[Any]) -> None:
+    rows, _ = read(file, [{**GOOD, "image_id": 9.0, "category_id": 4.0}, *others])
+    assert rows == [(1, 1, 0.1, [1, 2.5, 3, 4.25])]
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([{**GOOD, "image_id": 6}] * 3, "has 3 entries, .*: detection entry 1: image_id 6 is no picture's"),
+        ([{**GOOD, "image_id": "9"}], "image_id '9' is no picture's"),
+        ([[GOOD]], "is not an object"),
+        ([1, 2, 3], "has 3 entries, .*: detection entry 1: 1 is not an object"),
+        ([None], "None is not an object"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_used_is_refused(file: Path, entries: list[Any], words: str) -> None:
+    with pytest.raises(GlipExportError, match=words):
+        read(file, entries)
+
+
+def test_a_file_of_what_is_not_asked_for_is_none_of_another_set(file: Path) -> None:
+    assert read(file, [{**GOOD, "image_id": 11}])[0] == []
+
+
 def test_entries_without_a_key_or_that_are_no_objects(file: Path) -> None:
     rows, problems = read(file, [{"image_id": 9}, 4, GOOD])
     assert len(rows) == 1
@@ -84,7 +111,7 @@ def test_entries_without_a_key_or_that_are_no_objects(file: Path) -> None:
 
 
 def test_millions_of_problems_are_counted_and_the_first_named(file: Path) -> None:
-    _, problems = read(file, [{**GOOD, "image_id": 6}] * (MOST_NAMED + 30))
+    _, problems = read(file, [GOOD, *[{**GOOD, "image_id": 6}] * (MOST_NAMED + 30)])
     assert counts(problems.listed()) == {"detection: unknown picture": MOST_NAMED + 30}
     assert len(problems.listed()) == MOST_NAMED + 1
     assert problems.listed()[-1].text == "and 30 more"

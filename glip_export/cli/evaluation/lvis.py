@@ -32,6 +32,7 @@ from glip_export.cli.evaluation.scoring import DETECTIONS, checked, run_data_set
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
+from glip_export.errors import GlipExportError
 
 if TYPE_CHECKING:
     from glip_export.bundle import Bundle
@@ -52,6 +53,9 @@ def lvis(
     normal: Annotated[
         bool, typer.Option("--normal", help="The 300 best a picture, not fixed AP's 10000 best a category.")
     ] = False,
+    most_a_category: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of each category the N best of the whole set count; not --normal.")
+    ] = 10_000,
     batch: Batch = 1,
     chunk: Annotated[int, typer.Option(min=1, help="Names a caption.")] = 40,
     limit: Limit = None,
@@ -71,9 +75,12 @@ def lvis(
 
     Example: glip-export eval lvis --images coco --annotations lvis_v1_minival.json
     """
-    options = Options(normal, batch, chunk, limit, strict)
+    source = context.get_parameter_source("most_a_category")
+    if normal and source is not None and source.name != "DEFAULT":
+        raise GlipExportError("--most-a-category is for fixed AP: leave it out, or --normal, which has 300 a picture")
+    options = Options(normal, most_a_category, batch, chunk, limit, strict)
     if detections is not None:
-        check_only_scored(context, "normal")
+        check_only_scored(context, "normal", "most_a_category")
         score_file(images, annotations, detections, options, json)
         return
     check_outputs({"--json": json}, [weights])
@@ -87,6 +94,7 @@ class Options:
     """How a data set is run and scored, alike on every backend."""
 
     normal: bool
+    most_a_category: int
     batch: int
     chunk: int
     limit: int | None
@@ -118,7 +126,7 @@ def run_lvis(
     data_set = lvis_data_set(dataset, bundle, config, options, backends.workers)
 
     def report(results: Mapping[str, LvisResult], asked: Mapping[str, Any]) -> LvisReport:
-        return LvisReport(dataset, results, asked, max_ap_difference, options.normal)
+        return LvisReport(dataset, results, asked, max_ap_difference, options.normal, options.most_a_category)
 
     return run_data_set(backends, bundle, dataset, data_set, output, json, report)
 
@@ -130,10 +138,11 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
 
     check_outputs({"--json": json}, [annotations, detections])
     dataset = read_dataset(annotations, images, options)
-    score = partial(score_found, dataset, normal=options.normal)
+    score = partial(score_found, dataset, normal=options.normal, most_a_category=options.most_a_category)
     result = score_detections(dataset, detections, options.strict, score)
     asked = {"detections_file": str(detections), "limit": options.limit}
-    finish(LvisReport(dataset, {detections.name: result}, asked, normal=options.normal), json, [])
+    report = LvisReport(dataset, {detections.name: result}, asked, None, options.normal, options.most_a_category)
+    finish(report, json, [])
 
 
 def read_dataset(annotations: Path, images: Path | None, options: Options) -> LvisDataset:
@@ -157,6 +166,7 @@ def lvis_data_set(
             detector,
             dataset,
             normal=options.normal,
+            most_a_category=options.most_a_category,
             batch=options.batch,
             chunk=options.chunk,
             journal=journal,

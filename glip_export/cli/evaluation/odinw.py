@@ -150,13 +150,28 @@ def run_odinw(
     check_written(backends, {folder / name: DETECTIONS for name in jobs}, json, read)
     _check_backends(backends, jobs, folder)
     results: dict[str, dict[str, CocoResult]] = {name: {} for name in jobs}
+    failed: dict[str, str] = {}
     for word in backends.words:  # all data sets with one open backend
         for name, job in jobs.items():
-            results[name][word] = _evaluated(replace(backends, words=(word,)), job, folder / name)[word]
+            if name in failed:
+                continue
+            try:
+                results[name][word] = _evaluated(replace(backends, words=(word,)), job, folder / name)[word]
+            except GlipExportError as error:
+                if options.strict or len(jobs) == 1:
+                    raise
+                failed[name] = f"{word}: {error}"
+    whole = {name: job for name, job in jobs.items() if name not in failed}
+    told = "; ".join(f"{name}: {why}" for name, why in failed.items())
+    if not whole:
+        raise GlipExportError(f"not one of {len(jobs)} data sets could be evaluated: {told}")
     asked = {"split": options.split, "batch": options.batch, "chunk": options.chunk, "limit": options.limit}
-    report = report_of(jobs, results, facts(backends, bundle, asked), max_ap_difference)
+    report = report_of(whole, results, facts(backends, bundle, asked), max_ap_difference, failed)
     present(report, json, [folder / "<data set>" / backend_folder(word) / DETECTIONS for word in backends.words])
-    return verdict_of_all(report)
+    passed = verdict_of_all(report)
+    if failed:
+        raise GlipExportError(f"{len(failed)} of {len(jobs)} data sets could not be evaluated: {told}")
+    return passed
 
 
 def tasks_of(configs: Sequence[Path], root: Path, config: GlipConfig, options: Options) -> tuple[OdinwTask, ...]:
@@ -214,7 +229,7 @@ def score_file(root: Path, configs: Sequence[Path], detections: Path, options: O
     from glip_export.evaluation.odinw.report import OdinwReport
     from glip_export.evaluation.report import CocoReport
 
-    tasks = tasks_of(configs, root, GlipConfig(), options)
+    tasks = tasks_of(configs, root, GlipConfig(), replace(options, prompts=False))  # nothing is asked for
     if len(tasks) > 1:
         names = ", ".join(task.name for task in tasks)
         raise GlipExportError(f"--detections is of one data set, but --config has {len(tasks)}: {names}")
@@ -232,6 +247,7 @@ def report_of(
     results: Mapping[str, Mapping[str, CocoResult]],
     asked: Mapping[str, Any],
     max_ap_difference: float | None,
+    failed: Mapping[str, str],
 ) -> OdinwReport:
     """The results by data set and backend, side by side."""
     from glip_export.evaluation.odinw.report import OdinwReport
@@ -241,7 +257,7 @@ def report_of(
         name: CocoReport(job.dataset, results[name], job.data_set.identity, max_ap_difference)
         for name, job in jobs.items()
     }
-    return OdinwReport(reports, asked, max_ap_difference)
+    return OdinwReport(reports, asked, max_ap_difference, failed)
 
 
 def _check_backends(backends: Backends, jobs: Mapping[str, Job], folder: Path) -> None:

@@ -193,7 +193,8 @@ def verdict_of_all(report: OdinwReport) -> bool:
         return True
     for words in report.failed:
         console.print(f"  {words}", soft_wrap=True, markup=False)
-    found = f"{len(report.failed)} of {len(report.tasks)} data set(s)" if report.failed else "every data set"
+    asked = len(report.tasks) + len(report.not_evaluated)
+    found = f"{len(report.failed)} of {asked} data set(s)" if report.failed else "every data set"
     return _judged(not report.failed, f"AP against {report.backends[0]}'s: {found}", report.max_difference)
 
 

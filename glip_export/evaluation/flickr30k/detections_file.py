@@ -11,7 +11,7 @@ import numpy as np
 
 from glip_export.bundle.files import atomic_text
 from glip_export.errors import GlipExportError
-from glip_export.evaluation.entries import entry_fields, finite, identifier
+from glip_export.evaluation.entries import entry_fields, finite, identifier, with_whole_ids
 from glip_export.evaluation.flickr30k.grounding import BoxesOfPhrase, Grounded, by_score
 from glip_export.evaluation.problems import BROKEN, BrokenEntryError, ProblemList, refuse, short
 
@@ -69,7 +69,7 @@ def _parse(line: bytes, where: str, problems: ProblemList) -> Grounded:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise BrokenEntryError(BROKEN, f"it is not JSON ({error})") from error
-    fields = entry_fields(entry)
+    fields = with_whole_ids(entry_fields(entry), "image_id", "sentence_id")
     image_id, sentence_id = identifier(fields, "image_id"), identifier(fields, "sentence_id")
     given = fields.get("boxes")
     if not isinstance(given, list) or not all(isinstance(boxes, list) for boxes in given):

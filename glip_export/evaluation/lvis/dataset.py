@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from glip_export.evaluation.dataset import CocoDataset
@@ -12,6 +13,7 @@ from glip_export.evaluation.entries import (
     OUTSIDE,
     CocoCategory,
     CocoImage,
+    CocoObject,
     entry_fields,
     identifier,
     is_inside,
@@ -48,6 +50,7 @@ class LvisDataset(CocoDataset):
 
     images: tuple[LvisImage, ...]
     categories: tuple[LvisCategory, ...]
+    uncounted: ClassVar[str] = "without area"
 
     @classmethod
     def parse_image(cls, entry: object, folder: Path) -> LvisImage:
@@ -78,6 +81,17 @@ class LvisDataset(CocoDataset):
     def in_label_order(cls, categories: Sequence[CocoCategory]) -> Sequence[CocoCategory]:
         """By rising id: the original's reader of LVIS sorts them, unlike its reader of COCO."""
         return sorted(categories, key=lambda category: category.id)
+
+    @classmethod
+    def select(
+        cls, categories: Sequence[CocoCategory], annotated: set[int]
+    ) -> tuple[Sequence[CocoCategory], tuple[str, ...]]:
+        """Every category: the original's reader of LVIS knows no background."""
+        return categories, ()
+
+    def counts(self, item: CocoObject) -> bool:
+        """See `CocoDataset`: LVIS knows no crowds, and drops what has no area."""
+        return item.area > 0
 
 
 def _places(fields: dict[str, object]) -> Iterator[str]:

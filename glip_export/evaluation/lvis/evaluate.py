@@ -13,7 +13,7 @@ from glip_export.evaluation.coco import category_work
 from glip_export.evaluation.detections_file import detections_writer
 from glip_export.evaluation.journal import Journal, Log
 from glip_export.evaluation.lvis.dataset import LvisDataset
-from glip_export.evaluation.lvis.scores import LvisScores, score_lvis
+from glip_export.evaluation.lvis.scores import MOST_A_CLASS, LvisScores, score_lvis
 from glip_export.evaluation.pictures import in_groups
 from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.prompts import prompt_for
@@ -55,6 +55,7 @@ def evaluate_lvis(
     dataset: LvisDataset,
     *,
     normal: bool = False,
+    most_a_category: int = MOST_A_CLASS,
     batch: int = BATCH,
     chunk: int = CHUNK,
     journal: Journal | None = None,
@@ -65,9 +66,9 @@ def evaluate_lvis(
 ) -> LvisResult:
     """Detects on every picture and scores what was found; the backbone runs once a picture, whatever the categories.
 
-    normal: see `score_lvis`. chunk: names a caption; each caption gives as many detections as the bundle keeps, 300 in
-    the original. The other arguments are those of `evaluate_coco`. Raises GlipExportError where no picture can be read;
-    else what `run` raises.
+    normal, most_a_category: see `score_lvis`. chunk: names a caption; each caption gives as many detections as the
+    bundle keeps, 300 in the original. The other arguments are those of `evaluate_coco`. Raises GlipExportError where no
+    picture can be read; else what `run` raises.
     """
     if config is None and not callable(detector):
         config = detector.config
@@ -84,18 +85,23 @@ def evaluate_lvis(
     ran = run(plan, opener, journal, strict=strict, workers=workers, progress=progress, config=config)
     read = set(ran.read)
     left_out = {item for item, image in enumerate(dataset.images) if image.id not in read}
-    scores, found = _scored(dataset, map(by_difference, ran.log.blocks()), normal, left_out)
+    scores, found = _scored(dataset, map(by_difference, ran.log.blocks()), normal, most_a_category, left_out)
     return LvisResult(scores, found, len(read), ran.turned, ran.problems, ran.seconds, ran.log)
 
 
 def score_found(
-    dataset: LvisDataset, blocks: Iterable[Found], problems: ProblemList, *, normal: bool = False
+    dataset: LvisDataset,
+    blocks: Iterable[Found],
+    problems: ProblemList,
+    *,
+    normal: bool = False,
+    most_a_category: int = MOST_A_CLASS,
 ) -> LvisResult:
     """Scores detections that were made elsewhere, on all of the data set's pictures.
 
-    problems: what is broken in them, complete once the blocks are read.
+    problems: what is broken in them, complete once the blocks are read. normal, most_a_category: see `score_lvis`.
     """
-    scores, found = _scored(dataset, blocks, normal, ())
+    scores, found = _scored(dataset, blocks, normal, most_a_category, ())
     return LvisResult(scores, found, len(dataset.images), 0, problems.listed(), 0.0)
 
 
@@ -125,7 +131,7 @@ def lvis_notes(config: GlipConfig) -> tuple[str, ...]:
 
 
 def _scored(
-    dataset: LvisDataset, blocks: Iterable[Found], normal: bool, left_out: Collection[int]
+    dataset: LvisDataset, blocks: Iterable[Found], normal: bool, most: int, left_out: Collection[int]
 ) -> tuple[LvisScores, int]:
     """The scores, and how many detections there were."""
     total = 0
@@ -136,5 +142,5 @@ def _scored(
             total += len(block.item)
             yield block
 
-    scores = score_lvis(dataset, counted(), normal=normal, left_out=left_out)
+    scores = score_lvis(dataset, counted(), normal=normal, most_a_class=most, left_out=left_out)
     return scores, total

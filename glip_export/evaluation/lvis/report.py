@@ -19,6 +19,7 @@ class LvisReport(Report[LvisDataset, LvisResult]):
     """LVIS's numbers, and those of each category."""
 
     normal: bool = False
+    most_a_category: int = MOST_A_CLASS
 
     titles: ClassVar[Mapping[str, str]] = {
         **{"AP": "AP", "APr": "APr", "APc": "APc", "APf": "APf", "AP50": "AP50", "AP75": "AP75"},
@@ -27,13 +28,16 @@ class LvisReport(Report[LvisDataset, LvisResult]):
 
     def counted(self) -> str:
         """See `Report`."""
-        limit = f"{MOST_A_PICTURE} best a picture" if self.normal else f"fixed AP, {MOST_A_CLASS} best a category"
+        limit = (
+            f"{MOST_A_PICTURE} best a picture" if self.normal else f"fixed AP, {self.most_a_category} best a category"
+        )
         return f"{super().counted()}, {len(self.dataset.categories)} categories: {limit}"
 
     def details(self, result: LvisResult) -> dict[str, Any]:
         """See `Report`."""
         return {
             "mode": "normal" if self.normal else "fixed",
+            "most_a_category": None if self.normal else self.most_a_category,
             "counted": result.scores.counted,
             "classes": [_class_facts(each) for each in result.scores.classes],
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.table import Table
@@ -21,6 +21,7 @@ class OdinwReport:
     tasks: Mapping[str, CocoReport]
     asked: Mapping[str, Any]  # for the JSON
     max_difference: float | None = None  # of each data set's AP; that of their reports too
+    not_evaluated: Mapping[str, str] = field(default_factory=dict)  # other data sets, and why they have no numbers
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -42,7 +43,8 @@ class OdinwReport:
         """The data sets with a backend that is too far from the first, or with nothing to compare, and why."""
         if self.max_difference is None:
             return ()
-        return tuple(f"{name}: {_why(report)}" for name, report in self.tasks.items() if not report.passed)
+        compared = [f"{name}: {_why(report)}" for name, report in self.tasks.items() if not report.passed]
+        return (*compared, *(f"{name}: it could not be evaluated" for name in self.not_evaluated))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -50,17 +52,20 @@ class OdinwReport:
         found = [f"{name}: {note}" for name, report in self.tasks.items() for note in report.notes]
         first = self.backends[0]
         without = [name for name, report in self.tasks.items() if report.results[first].values[HEADLINE] is None]
+        found += [f"not in the average, for it failed: {name}: {why}" for name, why in self.not_evaluated.items()]
         return (*found, *([f"not in the average, without an {HEADLINE}: {', '.join(without)}"] if without else []))
 
     def tables(self) -> Iterator[Table]:
         """Every data set's numbers with the average, and what was broken, if anything was."""
         several = len(self.backends) > 1
-        table = Table(title=f"{len(self.tasks)} data set(s)")
+        table = Table(title=f"{len(self.tasks) + len(self.not_evaluated)} data set(s)")
         for column in ("data set", "pictures", "categories", *(["backend"] if several else []), *TITLES.values()):
             table.add_column(column, justify="left" if column in ("data set", "backend") else "right")
         for name, report in self.tasks.items():
             pictures = str(report.results[report.first].pictures)
             _add_rows(table, (name, pictures, str(len(report.dataset.asked))), report, self.backends)
+        for name in self.not_evaluated:
+            table.add_row(shown(name), *([""] * (3 if several else 2)), "failed", style="red")
         table.add_section()
         _add_rows(table, (AVERAGE, "", ""), self, self.backends)
         yield table
@@ -73,23 +78,29 @@ class OdinwReport:
             yield problems_table(problems)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: everything but the detections."""
+        """For JSON: everything but the detections; "scores" are the first backend's averages."""
         return {
             **self.asked,
+            "scores": self._scores(self.backends[0]),
             AVERAGE: {backend: self._average(backend) for backend in self.backends},
             "notes": list(self.notes),
             "tasks": {name: report.to_dict() for name, report in self.tasks.items()},
             CocoReport.option: self.max_difference,
+            "not_evaluated": dict(self.not_evaluated),
             "failed": list(self.failed),
-            "passed": not self.failed,
+            "passed": not (self.failed or self.not_evaluated),
         }
+
+    def _scores(self, backend: str) -> dict[str, float | None]:
+        found = self.values(backend)
+        return {**found, **{other: found[name] for other, name in CocoReport.others.items()}}
 
     def _average(self, backend: str) -> dict[str, Any]:
         counted = [report.results[backend].values[HEADLINE] is not None for report in self.tasks.values()]
         first = backend == self.backends[0]
         return {
             "data_sets": sum(counted),
-            "scores": self.values(backend),
+            "scores": self._scores(backend),
             "differences": None if first else self.differences(backend),
         }
 

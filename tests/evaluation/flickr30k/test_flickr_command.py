@@ -202,3 +202,24 @@ def test_what_is_refused(eval_flickr: Run, scored, words, tmp_path: Path) -> Non
     (tmp_path / "entities" / "Sentences" / "1.txt").write_text(PEOPLE + "\n[/EN#1/people She] rides .")
     code, _, err = eval_flickr(*words)
     assert code == 2 and "sentence 1 of picture 1 asks for 2 phrase(s), but 1 have boxes" in err
+
+
+def test_ids_may_be_whole_floats_and_nothing_usable_is_refused(eval_flickr: Run, scored, tmp_path: Path) -> None:
+    file = tmp_path / "found.jsonl"
+    lines = [
+        {"image_id": float(image), "sentence_id": float(sentence), "boxes": [[[10, 10, 60, 90, 0.5]], []]}
+        for image in range(1, 11)
+        for sentence in range(2)
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    code, _, err = eval_flickr(*scored, "--detections", file, "--json", "recall.json")
+    assert code == 0, err
+    assert report_of(tmp_path / "recall.json")["scores"]["Recall@1_people"] == 1.0
+    for entries, words in (
+        ([[1]], "[1] is not an object"),
+        ([{**lines[0], "image_id": 99}], "unknown|no such sentence"),
+    ):
+        file.write_text("\n".join(map(json.dumps, entries)))
+        code, _, err = eval_flickr(*scored, "--detections", file)
+        assert code == 2 and len(err.splitlines()) == 1
+        assert any(word in err for word in words.split("|")), err

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lvis_form import as_lvis
 from waiting import wait_until
 
 from glip_export.evaluation.rows import ROW
 
+ORACLE = Path(__file__).parents[2] / "data" / "oracle" / "lvis_eval"
 Run = Callable[..., tuple[int, str, str]]
 NUMBERS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
 
@@ -68,6 +70,27 @@ def test_a_bundle_and_then_its_file_give_the_same(eval_lvis: Run, words, annotat
     }
 
 
+def test_the_cap_is_the_originals(eval_lvis: Run, tmp_path: Path) -> None:
+    """At 12 a category its own evaluator drops some; boxes by plain differences in float32, as it is given them."""
+    stored = np.load(ORACLE / "detections.npz")
+    found = []
+    for image_id in stored["image_ids"].tolist():
+        boxes, scores, labels = (stored[f"{image_id}_{name}"] for name in ("boxes", "scores", "labels"))
+        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        for box, score, label in zip(xywh.tolist(), scores.tolist(), labels.tolist(), strict=True):
+            found.append({"image_id": image_id, "category_id": label, "bbox": box, "score": score})
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    given = ["--annotations", ORACLE / "lvis_gt.json", "--detections", "found.json", "--most-a-category", 12]
+    code, out, _ = eval_lvis(*given, "--json", "ap.json")
+    assert code == 0 and "fixed AP, 12 best a category" in out
+    backend = json.loads((tmp_path / "ap.json").read_text())["backends"]["found.json"]
+    wanted = json.loads((ORACLE / "expected.json").read_text())["fixed_ap_top12"]
+    expected = {name: None if value == -1 else value for name, value in wanted["results"].items()}
+    assert backend["scores"] == expected and backend["counted"] == wanted["n_detections_after_caps"] < len(found)
+    code, _, err = eval_lvis(*given, "--normal")
+    assert code == 2 and "--most-a-category is for fixed AP" in err
+
+
 def test_normal_ap_after_fixed_runs_nothing_again(eval_lvis: Run, words, tmp_path: Path, monkeypatch) -> None:
     assert eval_lvis(*words, "--output", "out", "--limit", 3)[0] == 0
     monkeypatch.setattr("glip_export.runtime.detector.Detector.open", None)
@@ -113,6 +136,16 @@ def test_broken_detections_are_counted_or_refused(eval_lvis: Run, annotations: P
     assert report["backends"]["elsewhere.json"]["detections"] == 1
     code, _, err = eval_lvis(*scored, "--strict")
     assert code == 2 and "detection entry 2: image_id 99 is no picture's" in err
+
+
+def test_a_file_of_another_data_set_is_refused(eval_lvis: Run, annotations: Path, tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([{"image_id": "1", "category_id": 20, "bbox": [5, 5, 30, 30], "score": 0.9}]))
+    code, _, err = eval_lvis("--annotations", annotations, "--detections", file)
+    assert code == 2 and len(err.splitlines()) == 1 and "image_id '1' is no picture's" in err
+    file.write_text("[]")
+    code, _, _ = eval_lvis("--annotations", annotations, "--detections", file, "--json", "ap.json")
+    assert code == 0 and json.loads((tmp_path / "ap.json").read_text())["scores"]["AP"] == 0.0
 
 
 def test_options_of_detecting_are_refused_beside_a_file(eval_lvis: Run, annotations: Path, tmp_path: Path) -> None:

@@ -89,3 +89,22 @@ def test_a_coco_file_is_no_lvis_file(tmp_path: Path) -> None:
     coco = {"id": 3, "height": 4, "width": 6, "file_name": "a.jpg"}
     with pytest.raises(GlipExportError, match=r"no picture to evaluate: .*not a list of category ids as LVIS's"):
         read(tmp_path, coco)
+
+
+def test_crowds_count_and_what_has_no_area_does_not(tmp_path: Path) -> None:
+    crowd = {"id": 1, "image_id": 3, "category_id": 7, "bbox": [0, 0, 2, 2], "area": 4, "iscrowd": 1}
+    read(tmp_path, picture(3), annotations=[crowd]).check_annotated()
+    with pytest.raises(GlipExportError, match="nothing to measure; all are without area"):
+        read(tmp_path, picture(3), annotations=[{**crowd, "area": 0}]).check_annotated()
+
+
+def test_every_category_of_the_file_is_asked_for(tmp_path: Path) -> None:
+    """The id 0, a super-class by its looks and __background__ too."""
+    categories = [
+        {"id": 0, "name": "clocks", "frequency": "r"},
+        {"id": 2, "name": "__background__", "frequency": "c"},
+        {**CATEGORY, "supercategory": "clocks"},
+    ]
+    box = {"id": 1, "image_id": 3, "category_id": 7, "bbox": [0, 0, 2, 2], "area": 4}
+    dataset = read(tmp_path, picture(3), annotations=[box], categories=categories)
+    assert dataset.category_ids == (0, 2, 7) and dataset.asked == dataset.categories and dataset.notes == ()

@@ -20,6 +20,7 @@ pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 from glip_export import Detector
 from glip_export.prompt import Prompt
 
+BOTH = ["--backend", "onnxruntime", "--backend", "torch"]
 Run = Callable[..., tuple[int, str, str]]
 FLYING = [
     {"prefix": "a ", "name": "space ship", "suffix": " that flies"},
@@ -79,6 +80,8 @@ def test_every_data_set_and_the_average(eval_odinw: Run, words, root: Path, tiny
     assert tasks["Flying"]["problems"]["counts"] == {"annotation: unknown category": 4}  # coffee cups
     scores = [each["backends"]["onnxruntime"]["scores"] for each in tasks.values()]
     average = report["average"]["onnxruntime"]
+    assert report["scores"] == average["scores"] and list(average["scores"]) == list(scores[0])
+    assert average["scores"]["APs"] == average["scores"]["AP_small"]
     assert average["data_sets"] == 2 and average["scores"]["AP50"] == sum(each["AP50"] for each in scores) / 2
     asked = {
         "Flying": (Prompt.from_words([("a ", "space ship", " that flies"), ("", "kitten", "")]), (31, 4)),
@@ -154,6 +157,49 @@ def test_a_file_of_detections(eval_odinw: Run, words, root: Path, tmp_path: Path
     assert code == 2 and "--detections is of one data set, but --config has 2: Flying, Photos" in err
     code, _, err = eval_odinw(*one, "--batch", 2)
     assert code == 2 and "--batch is for detecting" in err
+
+
+def test_a_file_of_detections_needs_no_words_to_ask_by(eval_odinw: Run, root: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((root / "Flying.yaml").read_text())
+    content["DATASETS"]["CAPTION_PROMPT"] = "no/such/words.yaml"
+    (root / "Flying.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "found.json").write_text("[]")
+    one = ["--config", root / "Flying.yaml", "--images", root]
+    code, out, _ = eval_odinw(*one, "--detections", "found.json")
+    assert code == 0 and "0.000" in out
+    content["DATASETS"]["CAPTION_PROMPT"] = repr(FLYING[:1])
+    (root / "Flying.yaml").write_text(yaml.safe_dump(content))
+    assert eval_odinw(*one, "--detections", "found.json")[0] == 0
+    (tmp_path / "found.json").write_text("[null]")
+    code, _, err = eval_odinw(*one, "--detections", "found.json")
+    assert code == 2 and "has 1 entries, none of which is a detection of this data set" in err
+
+
+def test_a_data_set_that_fails_is_shown_and_the_others_are_evaluated(
+    eval_odinw: Run, words, root: Path, tmp_path: Path
+) -> None:
+    whole = root / "odinw" / "photos" / "valid"
+    empty = root / "odinw" / "empty"
+    empty.mkdir()
+    shutil.copyfile(whole / "annotations.json", empty / "annotations.json")
+    place = {"img_dir": "odinw/empty", "ann_file": "odinw/empty/annotations.json"}
+    task(root / "Empty.yaml", REGISTER={"val": place})
+    for _ in range(2):  # again it is the same
+        code, out, err = eval_odinw(*words, "--output", "out", "--json", "ap.json", "--max-ap-difference", 1, *BOTH)
+        assert code == 2 and len(err.splitlines()) == 1, err
+        assert "1 of 3 data sets could not be evaluated: Empty: onnxruntime: none of the 3 pictures can be read" in err
+        assert "failed" in out and "Photos" in out and "FAILED" in out
+        report = json.loads((tmp_path / "ap.json").read_text())
+        assert list(report["tasks"]) == ["Flying", "Photos"] and not report["passed"]
+        assert list(report["not_evaluated"]) == ["Empty"]
+        assert "none of the 3 pictures can be read" in report["not_evaluated"]["Empty"]
+        assert report["average"]["onnxruntime"]["data_sets"] == 2
+        assert any(note.startswith("not in the average, for it failed: Empty") for note in report["notes"])
+    (tmp_path / "ap.json").unlink()
+    code, _, err = eval_odinw("--config", root / "Empty.yaml", "--config", root / "Photos.yaml", *words[2:], "--strict")
+    assert code == 2 and "without --strict" in err and "data sets could not" not in err
+    code, _, err = eval_odinw("--config", root / "Empty.yaml", *words[2:], "--json", "ap.json")
+    assert code == 2 and "none of the 3 pictures can be read" in err and not (tmp_path / "ap.json").exists()
 
 
 def test_refusals_before_anything_runs(eval_odinw: Run, words, root: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

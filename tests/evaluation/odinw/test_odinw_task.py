@@ -176,3 +176,10 @@ def test_a_prompt_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(GlipExportError, match=r"DATASETS\.CAPTION_PROMPT none\.yaml .*neither a list"):
         read_tasks([path], tmp_path, GlipConfig())
     assert read_tasks([path], tmp_path, GlipConfig(), prompts=False)[0].config.task.words == ()
+
+
+@pytest.mark.parametrize("given", ["('val')", "val"])
+def test_one_name_without_a_comma_is_no_list(tmp_path: Path, given: str) -> None:
+    path = write_task(tmp_path, CATS, [(1, 1, BOX)], {"TEST": given})
+    with pytest.raises(GlipExportError, match=r'expected a list such as \(1, 2\); with one name it is \("val",\)'):
+        read_tasks([path], tmp_path, GlipConfig())
