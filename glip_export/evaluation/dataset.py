@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -152,6 +152,18 @@ class CocoDataset:
         return Places(
             {**items, **dict.fromkeys(self.unasked_images, NOT_ASKED)},
             {**labels, **dict.fromkeys(self.unasked_categories, NOT_ASKED)},
+        )
+
+    def without(self, ids: Collection[ImageId]) -> Self:
+        """Without those pictures: neither their objects nor what is found on them count. Raises GlipExportError."""
+        gone = frozenset(image.id for image in self.images if image.id in ids)
+        if len(gone) == len(self.images):
+            raise GlipExportError(f"{self.path}: not one of the {len(gone)} picture(s) is left to be scored")
+        return replace(
+            self,
+            images=tuple(image for image in self.images if image.id not in gone),
+            objects=tuple(item for item in self.objects if item.image_id not in gone),
+            unasked_images=self.unasked_images | gone,
         )
 
     def counts(self, item: CocoObject) -> bool:

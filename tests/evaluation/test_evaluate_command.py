@@ -222,3 +222,51 @@ def test_wrong_words_are_usage(eval_coco, words) -> None:
 def test_without_pycocotools(eval_coco, words, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     refused(eval_coco(*words, "--limit", 1), "pip install 'glip-export[eval]'")
+
+
+def test_kept_detections_come_to_the_same_without_the_pictures_that_were_left_out(
+    eval_coco, words, photos, tmp_path: Path
+) -> None:
+    images = Path(shutil.copytree(photos[1], tmp_path / "images"))
+    (images / "2.png").unlink()
+    (images / "3.png").write_bytes(b"no picture")
+    words = replaced(words, "--images", images)
+    assert eval_coco(*words, "--output", "out", "--json", "ap.json")[0] == 0
+    kept = tmp_path / "out" / "onnxruntime" / "detections.json"
+    file = kept.with_name("left_out.json")
+    assert json.loads(file.read_text()) == [2, 3]
+    scored = ["--annotations", photos[0], "--detections", kept]
+    code, out, _ = eval_coco(*scored, "--json", "again.json")
+    assert code == 0 and "2 picture(s) are not counted" in out
+    first, again = (json.loads((tmp_path / name).read_text()) for name in ("ap.json", "again.json"))
+    one, other = first["backends"]["onnxruntime"], again["backends"]["detections.json"]
+    for key in ("scores", "classes", "pictures", "left_out", "detections"):
+        assert one[key] == other[key], key
+    assert one["left_out"] == 2 and [each for each in again["notes"] if "left_out.json" in each]
+    refused(eval_coco(*scored, "--json", file), "left_out.json is a file that this command reads")
+    file.write_text("[2, 3, 99]")
+    code, out, _ = eval_coco(*scored, "--json", "again.json")
+    assert code == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["problems"]["counts"] == {"left_out.json: unknown picture": 1} and again["scores"] == first["scores"]
+    refused(eval_coco(*scored, "--strict"), "it has 99, which is no picture's id", "without --strict")
+    for text in ('{"left_out": 2}', "[2.5]", "[true]", "[2"):
+        file.write_text(text)
+        refused(eval_coco(*scored), "left_out.json", "remove it to count them")
+    file.write_text(json.dumps(list(range(1, 11))))
+    refused(eval_coco(*scored), "not one of the 10 picture(s) is left")
+    file.unlink()
+    code, _, _ = eval_coco(*scored, "--json", "all.json")
+    assert json.loads((tmp_path / "all.json").read_text())["backends"]["detections.json"]["left_out"] == 0
+
+
+def test_a_run_that_reads_every_picture_removes_an_earlier_ones_list(eval_coco, words, tmp_path: Path) -> None:
+    stale = tmp_path / "out" / "onnxruntime" / "left_out.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("[1]")
+    assert eval_coco(*words, "--limit", 3, "--output", "out")[0] == 0
+    assert not stale.exists()
+    read = stale.with_name("left_out.json")
+    shutil.copyfile(words[3], read)
+    refused(eval_coco(*words, "--annotations", read, "--output", "out"), "left_out.json", "reads")
+    assert read.read_bytes() == Path(str(words[3])).read_bytes()

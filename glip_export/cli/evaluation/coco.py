@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +29,14 @@ from glip_export.cli.evaluation.running import (
     finish,
     folder_of,
 )
-from glip_export.cli.evaluation.scoring import DETECTIONS, checked, run_data_set, score_detections, write_results
+from glip_export.cli.evaluation.scoring import (
+    DETECTIONS,
+    check_scored,
+    checked,
+    run_data_set,
+    score_detections,
+    write_results,
+)
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -137,9 +143,9 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
     from glip_export.evaluation.coco import score_coco
     from glip_export.evaluation.report import CocoReport
 
-    check_outputs({"--json": json}, [annotations, detections])
+    check_scored(json, detections, annotations)
     dataset = read_dataset(annotations, images, options)
-    result = score_detections(dataset, detections, options.strict, partial(score_coco, dataset))
+    dataset, result = score_detections(dataset, detections, options.strict, score_coco)
     asked = {"detections_file": str(detections), "limit": options.limit}
     finish(CocoReport(dataset, {detections.name: result}, asked), json, [])
 

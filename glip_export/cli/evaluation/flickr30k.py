@@ -18,7 +18,7 @@ from glip_export.cli.evaluation.running import (
     finish,
     folder_of,
 )
-from glip_export.cli.evaluation.scoring import checked, run_data_set
+from glip_export.cli.evaluation.scoring import check_scored, checked, left_out_notes, left_out_of, run_data_set
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -149,14 +149,17 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
     from glip_export.evaluation.flickr30k.report import FlickrReport
     from glip_export.evaluation.problems import ProblemList
 
-    check_outputs({"--json": json}, [annotations, detections])
+    check_scored(json, detections, annotations)
     dataset = FlickrDataset.read(annotations, images, options.limit)
     entities = read_entities(annotations, options)
     dataset = checked(replace(dataset, problems=(*dataset.problems, *entities.problems)), options.strict)
     problems = ProblemList()
+    left_out = left_out_of(detections, dataset.picture_ids, problems, options.strict)
+    truth = dataset.of_limit(entities.truth)
     with reading(detections) as progress:
         sentences = read_grounded(detections, problems, options.strict, progress)
-        result = score_grounded(dataset, dataset.of_limit(entities.truth), sentences, problems, options.strict)
+        result = score_grounded(dataset, truth, sentences, problems, options.strict, left_out)
+    dataset = replace(dataset, notes=(*dataset.notes, *left_out_notes(dataset, result)))
     asked = {"detections_file": str(detections), "limit": options.limit, **entities_facts(entities)}
     finish(FlickrReport(dataset, {detections.name: result}, asked, merged=options.merged), json, [])
 

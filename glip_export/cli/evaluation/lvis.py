@@ -28,7 +28,7 @@ from glip_export.cli.evaluation.running import (
     finish,
     folder_of,
 )
-from glip_export.cli.evaluation.scoring import DETECTIONS, checked, run_data_set, score_detections
+from glip_export.cli.evaluation.scoring import DETECTIONS, check_scored, checked, run_data_set, score_detections
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -136,10 +136,10 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
     from glip_export.evaluation.lvis.evaluate import score_found
     from glip_export.evaluation.lvis.report import LvisReport
 
-    check_outputs({"--json": json}, [annotations, detections])
+    check_scored(json, detections, annotations)
     dataset = read_dataset(annotations, images, options)
-    score = partial(score_found, dataset, normal=options.normal, most_a_category=options.most_a_category)
-    result = score_detections(dataset, detections, options.strict, score)
+    score = partial(score_found, normal=options.normal, most_a_category=options.most_a_category)
+    dataset, result = score_detections(dataset, detections, options.strict, score)
     asked = {"detections_file": str(detections), "limit": options.limit}
     report = LvisReport(dataset, {detections.name: result}, asked, None, options.normal, options.most_a_category)
     finish(report, json, [])

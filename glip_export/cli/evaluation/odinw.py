@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +31,7 @@ from glip_export.cli.evaluation.running import (
     present,
     verdict_of_all,
 )
-from glip_export.cli.evaluation.scoring import DETECTIONS, checked, score_detections, write_results
+from glip_export.cli.evaluation.scoring import DETECTIONS, check_scored, checked, score_detections, write_results
 from glip_export.cli.options import Backends as BackendsOption
 from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
@@ -234,9 +233,9 @@ def score_file(root: Path, configs: Sequence[Path], detections: Path, options: O
         names = ", ".join(task.name for task in tasks)
         raise GlipExportError(f"--detections is of one data set, but --config has {len(tasks)}: {names}")
     (task,) = tasks
-    check_outputs({"--json": json}, [task.file.path, task.annotations, detections])
+    check_scored(json, detections, task.file.path, task.annotations)
     dataset = dataset_of(task, options)
-    result = score_detections(dataset, detections, options.strict, partial(score_coco, dataset))
+    dataset, result = score_detections(dataset, detections, options.strict, score_coco)
     report = CocoReport(dataset, {detections.name: result}, {"split": task.split})
     asked = {"detections_file": str(detections), "limit": options.limit}
     present(OdinwReport({task.name: report}, asked), json, [])

@@ -108,13 +108,14 @@ def check_written(
     read: beside the bundle's files.
     """
     from glip_export.evaluation.journal import journal_files
+    from glip_export.evaluation.left_out import LEFT_OUT
 
     written = [path.name for path in journal_files(Path(JOURNAL))]
     places = {
         f"--output's {name} of {word}{f' in {output}' if len(kept) > 1 else ''}": output / backend_folder(word) / name
         for output, file in kept.items()
         for word in backends.words
-        for name in (file, *written)
+        for name in (file, LEFT_OUT, *written)
     }
     check_outputs({"--json": json, **places}, [*bundle_files(backends.bundle), *read])
 
@@ -250,14 +251,18 @@ def _evaluate(
 ) -> R:
     """One backend; its journal and, once it is through, its detections go to `folder`."""
     from glip_export.evaluation import Journal
+    from glip_export.evaluation.left_out import write_left_out
 
     with Journal.open(folder / JOURNAL, asked) as journal:
         if journal.note:
             (folder / data_set.kept).unlink(missing_ok=True)
+            write_left_out(folder / data_set.kept, [])
             words = (
                 f"{folder} was of another evaluation ({journal.note}): started over, {JOURNAL}.old is what was there"
             )
             console.print(words, soft_wrap=True)
         result = data_set.evaluate(opener, journal, tell)
+        left_out = [image_id for record in journal.records for image_id in record["left_out"]]
+    write_left_out(folder / data_set.kept, left_out)
     data_set.write(folder / data_set.kept, result)
     return result

@@ -21,7 +21,7 @@ from glip_export.evaluation.entries import (
     parse_size,
     rising,
 )
-from glip_export.evaluation.flickr30k.entities import Entities, Truth, named, sentence_key
+from glip_export.evaluation.flickr30k.entities import Entities, Truth, named, picture_of, sentence_key
 from glip_export.evaluation.problems import BROKEN, TWICE, BrokenEntryError, Problem, short
 from glip_export.prompt import Prompt, Span
 
@@ -59,6 +59,7 @@ class FlickrDataset:
     grouped: tuple[tuple[Sentence, ...], ...]  # of each picture, by rising id
     problems: tuple[Problem, ...]  # of the whole file, whatever the limit
     known: frozenset[str]  # keys of all sentences that the file names
+    picture_ids: frozenset[ImageId]  # of all pictures that the file has sentences of, whatever the limit
     limited: bool = False  # whether it has more pictures
     notes: tuple[str, ...] = ()
 
@@ -96,6 +97,7 @@ class FlickrDataset:
             grouped=tuple(tuple(sentences) for _, sentences in chosen),
             problems=tuple(problems),
             known=known,
+            picture_ids=frozenset(image.id for image, _ in entries.values()),
             limited=len(chosen) < len(pictures),
         )
 
@@ -125,7 +127,7 @@ class FlickrDataset:
         if not self.limited:
             return truth
         chosen = {str(image.id) for image in self.images}
-        return {key: targets for key, targets in truth.items() if key.rsplit("_", 1)[0] in chosen}
+        return {key: targets for key, targets in truth.items() if picture_of(key) in chosen}
 
     def asked(self, entities: Entities) -> tuple[Truth, tuple[Problem, ...]]:
         """The sentences of the entities that the file has too, and a problem for each that it should have.

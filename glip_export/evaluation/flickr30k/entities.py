@@ -74,6 +74,11 @@ def sentence_key(picture: ImageId, sentence: ImageId) -> str:
     return f"{picture}_{sentence}"
 
 
+def picture_of(key: str) -> str:
+    """A sentence's picture."""
+    return key.rsplit("_", 1)[0]
+
+
 def named(key: str) -> str:
     """A sentence for a person to read."""
     picture, sentence = key.rsplit("_", 1)

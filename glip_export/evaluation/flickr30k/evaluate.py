@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from glip_export.evaluation.coco import as_annotated
 from glip_export.evaluation.entries import ImageId
 from glip_export.evaluation.flickr30k.dataset import MOST_PHRASES, FlickrDataset
 from glip_export.evaluation.flickr30k.detections_file import write_grounded
-from glip_export.evaluation.flickr30k.entities import Truth, named, sentence_key
+from glip_export.evaluation.flickr30k.entities import Truth, named, picture_of, sentence_key
 from glip_export.evaluation.flickr30k.grounding import Grounded, boxes_by_phrase
 from glip_export.evaluation.flickr30k.recall import Recall, RecallCounter
 from glip_export.evaluation.journal import Journal, Log
@@ -110,14 +110,18 @@ def score_grounded(
     sentences: Iterable[Grounded],
     problems: ProblemList,
     strict: bool = False,
+    left_out: Collection[ImageId] = (),
 ) -> FlickrResult:
     """Counts the recalls of what was found elsewhere, as the original's evaluator does.
 
     truth: of all sentences that must be there. A second line of a sentence, and one of a sentence that neither the
     data set nor the truth has, are left out and told. problems: what is broken in the file, complete once the
-    sentences are read. Raises GlipExportError where a sentence is missing or has other lists than phrases.
+    sentences are read. left_out: pictures whose sentences do not count. Raises GlipExportError where a sentence is
+    missing or has other lists than phrases.
     """
-    counter = RecallCounter(truth)
+    gone = [image for image in dataset.images if image.id in left_out]
+    texts = {str(image.id) for image in gone}
+    counter = RecallCounter(truth, {key for key in truth if picture_of(key) in texts})
     found = 0
     for each in sentences:
         key = sentence_key(each.image_id, each.sentence_id)
@@ -125,13 +129,13 @@ def score_grounded(
             problems.add("detections: unknown sentence", f"detections of {named(key)}: there is no such sentence")
         elif not counter.add(each):
             problems.add("detections: sentence used twice", f"detections of {named(key)}: an earlier line has them")
-        elif key in truth:
+        elif key in truth and picture_of(key) not in texts:
             found += sum(map(len, each.boxes))
         if strict and (known := problems.listed()):
             raise GlipExportError(f"{known[0].text}; without --strict it is left out and counted")
     listed = problems.listed()
     recall = counter.result(f"; {listed[0].text}" if listed else "")
-    return FlickrResult(recall, found, len(dataset.images), 0, listed, 0.0)
+    return FlickrResult(recall, found, len(dataset.images) - len(gone), 0, listed, 0.0)
 
 
 def flickr_config(config: GlipConfig) -> GlipConfig:

@@ -223,3 +223,17 @@ def test_ids_may_be_whole_floats_and_nothing_usable_is_refused(eval_flickr: Run,
         code, _, err = eval_flickr(*scored, "--detections", file)
         assert code == 2 and len(err.splitlines()) == 1
         assert any(word in err for word in words.split("|")), err
+
+
+def test_kept_detections_come_to_the_same_without_what_was_left_out(
+    eval_flickr: Run, words, scored, images: Path, tmp_path: Path
+) -> None:
+    next(images.glob("2.*")).unlink()
+    assert eval_flickr(*words, "--output", "out", "--json", "recall.json")[0] == 0
+    assert json.loads((tmp_path / "out" / KEPT).with_name("left_out.json").read_text()) == [2]
+    code, out, err = eval_flickr(*scored, "--detections", tmp_path / "out" / KEPT, "--json", "again.json")
+    assert code == 0 and "1 picture(s) are not counted" in out, err
+    (one,), (other,) = (report_of(tmp_path / name)["backends"].values() for name in ("recall.json", "again.json"))
+    for key in ("scores", "phrases", "sentences", "pictures", "left_out", "detections"):
+        assert one[key] == other[key], key
+    assert one["left_out"] == 1

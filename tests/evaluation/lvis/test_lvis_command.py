@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,3 +167,20 @@ def test_two_workers_find_the_same(eval_lvis: Run, words, tmp_path: Path) -> Non
         assert eval_lvis(*words, *given)[0] == 0
     one, two = (tmp_path / f"of{workers}" / "onnxruntime" / "detections.json" for workers in (1, 2))
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("mode", [[], ["--normal"]])
+def test_kept_detections_come_to_the_same_without_what_was_left_out(
+    eval_lvis: Run, words, annotations: Path, tmp_path: Path, mode: list[str]
+) -> None:
+    images = Path(shutil.copytree(words[1], tmp_path / "images"))
+    next(images.glob("2.*")).unlink()
+    words = [words[0], images, *words[2:]]
+    assert eval_lvis(*words, *mode, "--output", "out", "--json", "ap.json")[0] == 0
+    file = tmp_path / "out" / "onnxruntime" / "detections.json"
+    assert json.loads(file.with_name("left_out.json").read_text()) == [2]
+    code, out, _ = eval_lvis("--annotations", annotations, "--detections", file, *mode, "--json", "again.json")
+    assert code == 0 and "1 picture(s) are not counted" in out
+    one, other = (json.loads((tmp_path / name).read_text())["backends"] for name in ("ap.json", "again.json"))
+    for key in ("scores", "classes", "counted", "pictures", "left_out", "detections"):
+        assert one["onnxruntime"][key] == other["detections.json"][key], key

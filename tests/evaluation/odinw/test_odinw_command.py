@@ -145,6 +145,7 @@ def test_other_words_start_over(eval_odinw: Run, words, root: Path) -> None:  # 
 
 
 def test_a_file_of_detections(eval_odinw: Run, words, root: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (root / "odinw" / "photos" / "valid" / "2.png").unlink()
     assert eval_odinw(*words, "--output", "out", "--json", "ap.json")[0] == 0
     file = tmp_path / "out" / "Flying" / "onnxruntime" / "detections.json"
     one = ["--config", root / "Flying.yaml", "--images", root, "--limit", 3, "--detections", file]
@@ -152,7 +153,9 @@ def test_a_file_of_detections(eval_odinw: Run, words, root: Path, tmp_path: Path
     assert code == 0 and "Flying" in out
     first, again = (json.loads((tmp_path / name).read_text())["tasks"]["Flying"] for name in ("ap.json", "again.json"))
     backend, scored = first["backends"]["onnxruntime"], again["backends"]["detections.json"]
-    assert {key: backend[key] for key in ("scores", "classes")} == {key: scored[key] for key in ("scores", "classes")}
+    for key in ("scores", "classes", "pictures", "left_out"):
+        assert backend[key] == scored[key], key
+    assert backend["left_out"] == 1 and "1 picture(s) are not counted" in out
     code, _, err = eval_odinw("--config", root, *one[2:])
     assert code == 2 and "--detections is of one data set, but --config has 2: Flying, Photos" in err
     code, _, err = eval_odinw(*one, "--batch", 2)
