@@ -215,14 +215,10 @@ def test_ids_may_be_whole_floats_and_nothing_usable_is_refused(eval_flickr: Run,
     code, _, err = eval_flickr(*scored, "--detections", file, "--json", "recall.json")
     assert code == 0, err
     assert report_of(tmp_path / "recall.json")["scores"]["Recall@1_people"] == 1.0
-    for entries, words in (
-        ([[1]], "[1] is not an object"),
-        ([{**lines[0], "image_id": 99}], "unknown|no such sentence"),
-    ):
-        file.write_text("\n".join(map(json.dumps, entries)))
+    for line, words in (([1], "[1] is not an object"), ({**lines[0], "image_id": 99}, "there is no such sentence")):
+        file.write_text(json.dumps(line))
         code, _, err = eval_flickr(*scored, "--detections", file)
-        assert code == 2 and len(err.splitlines()) == 1
-        assert any(word in err for word in words.split("|")), err
+        assert code == 2 and len(err.splitlines()) == 1 and words in err
 
 
 def test_kept_detections_come_to_the_same_without_what_was_left_out(
