@@ -130,6 +130,7 @@ def run_flickr(
     entities = read_entities(annotations, options)
     truth, lacking = dataset.asked(entities)
     problems = (*dataset.problems, *lacking, *entities.problems)
+    dataset = dataset.with_left_out(entities)
     dataset = checked(replace(dataset, problems=problems, notes=flickr_notes(config)), options.strict)
     data_set = flickr_data_set(dataset, truth, bundle, config, options, backends.workers)
 
@@ -137,7 +138,7 @@ def run_flickr(
         asked = {**asked, **entities_facts(entities)}
         return FlickrReport(dataset, results, asked, max_recall_difference, options.merged)
 
-    return run_data_set(backends, bundle, dataset, data_set, output, json, report)
+    return run_data_set(backends, bundle, dataset, data_set, output, json, report, entities.files)
 
 
 def score_file(images: Path | None, annotations: Path, detections: Path, options: Options, json: Path | None) -> None:
@@ -149,9 +150,9 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
     from glip_export.evaluation.flickr30k.report import FlickrReport
     from glip_export.evaluation.problems import ProblemList
 
-    check_scored(json, detections, annotations)
     dataset = FlickrDataset.read(annotations, images, options.limit)
     entities = read_entities(annotations, options)
+    check_scored(json, detections, annotations, *entities.files)
     dataset = checked(replace(dataset, problems=(*dataset.problems, *entities.problems)), options.strict)
     problems = ProblemList()
     left_out = left_out_of(detections, dataset.picture_ids, problems, options.strict)
@@ -159,7 +160,8 @@ def score_file(images: Path | None, annotations: Path, detections: Path, options
     with reading(detections) as progress:
         sentences = read_grounded(detections, problems, options.strict, progress)
         result = score_grounded(dataset, truth, sentences, problems, options.strict, left_out)
-    dataset = replace(dataset, notes=(*dataset.notes, *left_out_notes(dataset, result)))
+    notes = (*left_out_notes(dataset, result), *sentences_notes(result))
+    dataset = replace(dataset, notes=(*dataset.notes, *notes))
     asked = {"detections_file": str(detections), "limit": options.limit, **entities_facts(entities)}
     finish(FlickrReport(dataset, {detections.name: result}, asked, merged=options.merged), json, [])
 
@@ -170,6 +172,12 @@ def read_entities(annotations: Path, options: Options) -> Entities:
 
     subset = subset_of(options.entities, annotations, options.subset)
     return Entities.read(options.entities, subset, options.merged)
+
+
+def sentences_notes(result: FlickrResult) -> tuple[str, ...]:
+    """How many sentences the run left out by themselves."""
+    count = result.sentences_left_out
+    return (f"{count} sentence(s) are not counted: the run that found these left them out",) if count else ()
 
 
 def entities_facts(entities: Entities) -> dict[str, str]:

@@ -95,14 +95,17 @@ def run_data_set(
     output: Path | None,
     json: Path | None,
     report: Callable[[Mapping[str, R], Mapping[str, Any]], Report[Any, R]],
+    read: Iterable[Path] = (),
 ) -> bool:
     """A verb's only data set through each backend: prints the tables, writes each one's detections and the JSON.
 
-    report: of the results by backend and what the JSON says of the question. False if a backend is too far from the
+    report: of the results by backend and what the JSON says of the question. read: files beside the data set's that
+    were read and are not written. False if a backend is too far from the
     first.
     """
     folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{dataset.path.stem}"
-    check_written(backends, {folder: data_set.kept}, json, [dataset.path, *(image.path for image in dataset.images)])
+    inputs = [dataset.path, *read, *(image.path for image in dataset.images)]
+    check_written(backends, {folder: data_set.kept}, json, inputs)
     backends.check(data_set.config, folder)
     results = evaluate_on(backends, data_set, folder)
     written = [folder / backend_folder(word) / data_set.kept for word in backends.words]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from glip_export.evaluation.entries import (
     rising,
 )
 from glip_export.evaluation.flickr30k.entities import Entities, Truth, named, picture_of, sentence_key
+from glip_export.evaluation.flickr30k.grounding import Grounded
 from glip_export.evaluation.problems import BROKEN, TWICE, BrokenEntryError, Problem, short
 from glip_export.prompt import Prompt, Span
 
@@ -58,10 +59,11 @@ class FlickrDataset:
     images: tuple[CocoImage, ...]  # by the rising id of their first sentence
     grouped: tuple[tuple[Sentence, ...], ...]  # of each picture, by rising id
     problems: tuple[Problem, ...]  # of the whole file, whatever the limit
-    known: frozenset[str]  # keys of all sentences that the file names
+    known: Mapping[str, tuple[ImageId, ImageId]]  # all sentences that the file names, by key: picture and sentence
     picture_ids: frozenset[ImageId]  # of all pictures that the file has sentences of, whatever the limit
     limited: bool = False  # whether it has more pictures
     notes: tuple[str, ...] = ()
+    left_out: tuple[Grounded, ...] = ()  # sentences that should be scored and cannot be asked for, see `with_left_out`
 
     @classmethod
     def read(cls, annotations: Path | str, images: Path | str | None, limit: int | None = None) -> FlickrDataset:
@@ -128,6 +130,13 @@ class FlickrDataset:
             return truth
         chosen = {str(image.id) for image in self.images}
         return {key: targets for key, targets in truth.items() if picture_of(key) in chosen}
+
+    def with_left_out(self, entities: Entities) -> FlickrDataset:
+        """With the sentences in `left_out` that the entities have and this has no usable entry of."""
+        asked = {sentence.key for sentence in self.sentences}
+        lacking = [key for key in self.of_limit(entities.truth) if key not in asked]
+        ids = [self.known.get(key, (picture_of(key), key.rsplit("_", 1)[1])) for key in lacking]
+        return replace(self, left_out=tuple(Grounded(*each, (), left_out=True) for each in ids))
 
     def asked(self, entities: Entities) -> tuple[Truth, tuple[Problem, ...]]:
         """The sentences of the entities that the file has too, and a problem for each that it should have.
@@ -230,10 +239,10 @@ def _annotated(entries: Sequence[object], sentences: set[ImageId], problems: lis
     return found
 
 
-def _mentioned(entries: Sequence[object]) -> tuple[set[ImageId], frozenset[str]]:
-    """The ids and the sentences' keys that entries of "images" have, broken ones too."""
+def _mentioned(entries: Sequence[object]) -> tuple[set[ImageId], dict[str, tuple[ImageId, ImageId]]]:
+    """The ids and the sentences that entries of "images" have, broken ones too."""
     ids: set[ImageId] = set()
-    keys: set[str] = set()
+    keys: dict[str, tuple[ImageId, ImageId]] = {}
     for entry in entries:
         if not isinstance(entry, dict):
             continue
@@ -241,5 +250,5 @@ def _mentioned(entries: Sequence[object]) -> tuple[set[ImageId], frozenset[str]]
         if isinstance(own, (int, str)):
             ids.add(own)
         if isinstance(picture, (int, str)) and isinstance(sentence, (int, str)):
-            keys.add(sentence_key(picture, sentence))
-    return ids, frozenset(keys)
+            keys.setdefault(sentence_key(picture, sentence), (picture, sentence))
+    return ids, keys

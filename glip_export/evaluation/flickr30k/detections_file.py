@@ -27,7 +27,8 @@ def read_grounded(
 ) -> Iterator[Grounded]:
     """The sentences of a file, a line each: {"image_id", "sentence_id", "boxes": [[[x1, y1, x2, y2, score], ...]]}.
 
-    A list of boxes a phrase; they are sorted by score. A line that is broken is left out, as is a box that is (a score
+    A list of boxes a phrase; they are sorted by score. A line {"image_id", "sentence_id", "left_out": true} is of a
+    sentence that the run that wrote the file left out. A line that is broken is left out, as is a box that is (a score
     that is NaN among them), and told in `problems`; other keys are not read. strict: the first of them is an error.
     progress: told the bytes read so far. Raises GlipExportError for a file that cannot be read.
     """
@@ -59,9 +60,8 @@ def write_grounded(target: Path, sentences: Iterable[Grounded]) -> None:
     """A file that `read_grounded` reads, whole or not at all. Raises GlipExportError where it cannot be written."""
     with atomic_text(target) as write:
         for found in sentences:
-            boxes = [each.tolist() for each in found.boxes]
-            entry = {"image_id": found.image_id, "sentence_id": found.sentence_id, "boxes": boxes}
-            write(json.dumps(entry) + "\n")
+            rest = {"left_out": True} if found.left_out else {"boxes": [each.tolist() for each in found.boxes]}
+            write(json.dumps({"image_id": found.image_id, "sentence_id": found.sentence_id, **rest}) + "\n")
 
 
 def _parse(line: bytes, where: str, problems: ProblemList) -> Grounded:
@@ -71,6 +71,8 @@ def _parse(line: bytes, where: str, problems: ProblemList) -> Grounded:
         raise BrokenEntryError(BROKEN, f"it is not JSON ({error})") from error
     fields = with_whole_ids(entry_fields(entry), "image_id", "sentence_id")
     image_id, sentence_id = identifier(fields, "image_id"), identifier(fields, "sentence_id")
+    if fields.get("left_out") is True and "boxes" not in fields:
+        return Grounded(image_id, sentence_id, (), left_out=True)
     given = fields.get("boxes")
     if not isinstance(given, list) or not all(isinstance(boxes, list) for boxes in given):
         raise BrokenEntryError(BROKEN, f"boxes is {short(given)}, not a list with a list of boxes for each phrase")

@@ -40,6 +40,7 @@ class Entities:
     subset: str
     truth: Truth
     problems: tuple[Problem, ...]  # pictures whose files are missing or broken: they are left out
+    files: tuple[Path, ...]  # that were read or would have been
 
     @classmethod
     def read(cls, folder: Path | str, subset: str, merged: bool = False) -> Entities:
@@ -53,6 +54,7 @@ class Entities:
         truth: dict[str, tuple[Target, ...]] = {}
         problems: list[Problem] = []
         ids: set[str] = set()
+        files = [folder / f"{subset}.txt"]
         for picture in _picture_ids(folder, subset):
             try:
                 if not PICTURE_ID.fullmatch(picture):
@@ -60,13 +62,15 @@ class Entities:
                 if picture in ids:
                     raise BrokenEntryError(TWICE, f"{subset}.txt names {picture} again")
                 ids.add(picture)
-                truth |= _targets(folder, picture, merged)
+                annotations, sentences = _files(folder, picture)
+                files += [annotations, sentences]
+                truth |= _targets(picture, annotations, sentences, merged)
             except BrokenEntryError as error:
                 problems.append(Problem(f"entities: {error.kind}", f"entities: {error}"))
         if not truth:
             reason = f": {problems[0].text}" if problems else ""
             raise GlipExportError(f"{folder} has no sentence of subset {subset} with a phrase that has a box{reason}")
-        return cls(folder, subset, truth, tuple(problems))
+        return cls(folder, subset, truth, tuple(problems), tuple(files))
 
 
 def sentence_key(picture: ImageId, sentence: ImageId) -> str:
@@ -102,12 +106,16 @@ def subset_of(folder: Path, annotations: Path, asked: str | None = None) -> str:
     raise GlipExportError(f"{annotations.name} does not tell which subset it is of: give --subset test or --subset val")
 
 
-def _targets(folder: Path, picture: str, merged: bool) -> dict[str, tuple[Target, ...]]:
-    boxes = read_boxes(folder / "Annotations" / f"{picture}.xml")
+def _files(folder: Path, picture: str) -> tuple[Path, Path]:
+    return folder / "Annotations" / f"{picture}.xml", folder / "Sentences" / f"{picture}.txt"
+
+
+def _targets(picture: str, annotations: Path, sentences: Path, merged: bool) -> dict[str, tuple[Target, ...]]:
+    boxes = read_boxes(annotations)
     if merged:
         boxes = {own: np.array([[*each[:, :2].min(0), *each[:, 2:].max(0)]]) for own, each in boxes.items()}
     found = {}
-    for place, phrases in enumerate(read_sentences(folder / "Sentences" / f"{picture}.txt")):
+    for place, phrases in enumerate(read_sentences(sentences)):
         targets = tuple(Target(phrase.types, boxes[phrase.id]) for phrase in phrases if phrase.id in boxes)
         if targets:
             found[sentence_key(picture, place)] = targets

@@ -43,14 +43,17 @@ def read_sentences(path: Path) -> tuple[tuple[Phrase, ...], ...]:
 
 
 def read_boxes(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The boxes (n, 4) xyxy of each phrase id that has any: a picture's XML. Raises BrokenEntryError."""
+    """The boxes (n, 4) xyxy of each phrase id that has any: a picture's XML. Raises BrokenEntryError.
+
+    An object without a name is no phrase's, as in the original, and left out.
+    """
     root = _parse(_read(path), path)
     found: dict[str, list[list[int]]] = {}
     for number, each in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"
-        names = [name.text for name in each.findall("name")]
-        if not names or not all(names):
-            raise BrokenEntryError(BROKEN, f"{where} has no name")
+        names = [name.text for name in each.findall("name") if name.text]
+        if not names:
+            continue
         container = each.find("bndbox")
         if container is None:
             if each.find("nobndbox") is None:
@@ -58,7 +61,7 @@ def read_boxes(path: Path) -> dict[str, NDArray[np.float64]]:
             continue
         box = [_whole(container, side, where) for side in ("xmin", "ymin", "xmax", "ymax")]
         for name in names:
-            found.setdefault(str(name), []).append(box)
+            found.setdefault(name, []).append(box)
     return {name: np.array(boxes, np.float64) for name, boxes in found.items()}
 
 

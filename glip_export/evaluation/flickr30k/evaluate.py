@@ -10,7 +10,7 @@ from pathlib import Path
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.coco import as_annotated
-from glip_export.evaluation.entries import ImageId
+from glip_export.evaluation.entries import ImageId, rising
 from glip_export.evaluation.flickr30k.dataset import MOST_PHRASES, FlickrDataset
 from glip_export.evaluation.flickr30k.detections_file import write_grounded
 from glip_export.evaluation.flickr30k.entities import Truth, named, picture_of, sentence_key
@@ -38,6 +38,7 @@ class FlickrResult:
     problems: tuple[Problem, ...]  # of the pictures or the file
     seconds: float  # that detecting took, in this run and those it went on from; 0 for a file
     log: Log | None = None  # of what a detector found
+    sentences_left_out: int = 0  # that the file says the run left out
 
     @property
     def values(self) -> Mapping[str, float | None]:
@@ -45,8 +46,11 @@ class FlickrResult:
         return self.recall.values
 
     def write(self, target: Path, dataset: FlickrDataset) -> None:
-        """What a detector found, a JSON line a sentence; those of pictures that could not be read have none."""
-        write_grounded(target, () if self.log is None else grounded(dataset, self.log))
+        """What a detector found, a JSON line a sentence; those of pictures that could not be read have none.
+
+        Sentences that were left out by themselves are said to be.
+        """
+        write_grounded(target, () if self.log is None else with_left_out(dataset, self.log))
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,15 @@ def score_grounded(
     """Counts the recalls of what was found elsewhere, as the original's evaluator does.
 
     truth: of all sentences that must be there. A second line of a sentence, and one of a sentence that neither the
-    data set nor the truth has, are left out and told. problems: what is broken in the file, complete once the
-    sentences are read. left_out: pictures whose sentences do not count. Raises GlipExportError where a sentence is
-    missing or has other lists than phrases.
+    data set nor the truth has, are left out and told. Those that the run left out do not count. problems: what is
+    broken in the file, complete once the sentences are read. left_out: pictures whose sentences do not count. Raises
+    GlipExportError where a sentence is missing or has other lists than phrases, and where none counts.
     """
     gone = [image for image in dataset.images if image.id in left_out]
     texts = {str(image.id) for image in gone}
     counter = RecallCounter(truth, {key for key in truth if picture_of(key) in texts})
-    found = 0
+    found = sentences_left_out = 0
+    pictures = set()  # that the file has
     for each in sentences:
         key = sentence_key(each.image_id, each.sentence_id)
         if key not in truth and key not in dataset.known:
@@ -131,11 +136,19 @@ def score_grounded(
             problems.add("detections: sentence used twice", f"detections of {named(key)}: an earlier line has them")
         elif key in truth and picture_of(key) not in texts:
             found += sum(map(len, each.boxes))
+            sentences_left_out += each.left_out
+        pictures.add(picture_of(key))
         if strict and (known := problems.listed()):
             raise GlipExportError(f"{known[0].text}; without --strict it is left out and counted")
     listed = problems.listed()
-    recall = counter.result(f"; {listed[0].text}" if listed else "")
-    return FlickrResult(recall, found, len(dataset.images) - len(gone), 0, listed, 0.0)
+    reason = f"; {listed[0].text}" if listed else ""
+    if pictures and pictures.isdisjoint(map(picture_of, counter.missing)):
+        reason += "; what a run with --limit found is scored with the same --limit"
+    recall = counter.result(reason)
+    if not recall.sentences:
+        raise GlipExportError("there is nothing to score: no sentence has boxes, or the run left out all that do")
+    read = len(dataset.images) - len(gone)
+    return FlickrResult(recall, found, read, 0, listed, 0.0, sentences_left_out=sentences_left_out)
 
 
 def flickr_config(config: GlipConfig) -> GlipConfig:
@@ -164,6 +177,31 @@ def sentences_work(dataset: FlickrDataset) -> SentencesWork:
         asked[image.id] = tuple((item + place, sentence.prompt()) for place, sentence in enumerate(sentences))
         item += len(sentences)
     return SentencesWork(asked)
+
+
+def with_left_out(dataset: FlickrDataset, log: Log) -> Iterator[Grounded]:
+    """The same, and the data set's `left_out` by the ids of a picture's sentences; pictures without others come last.
+
+    Those of pictures that could not be read are none of it.
+    """
+    waiting: dict[str, list[Grounded]] = {}
+    for lacking in sorted(dataset.left_out, key=lambda each: rising(each.sentence_id)):
+        waiting.setdefault(str(lacking.image_id), []).append(lacking)
+    for image_id in (image_id for record in log.records for image_id in record["left_out"]):
+        waiting.pop(str(image_id), None)
+    before: ImageId | None = None
+    for each in grounded(dataset, log):
+        if before is not None and each.image_id != before:
+            yield from waiting.pop(str(before), ())
+        before = each.image_id
+        own = waiting.get(str(before), [])
+        while own and rising(own[0].sentence_id) < rising(each.sentence_id):
+            yield own.pop(0)
+        yield each
+    if before is not None:
+        yield from waiting.pop(str(before), ())
+    for rest in waiting.values():
+        yield from rest
 
 
 def grounded(dataset: FlickrDataset, log: Log) -> Iterator[Grounded]:

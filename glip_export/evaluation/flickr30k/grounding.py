@@ -19,6 +19,7 @@ class Grounded(NamedTuple):
     image_id: ImageId
     sentence_id: ImageId
     boxes: Sequence[BoxesOfPhrase]
+    left_out: bool = False  # by the run, which could not ask for it: it has no boxes and does not count
 
 
 def boxes_by_phrase(

@@ -35,7 +35,7 @@ class RecallCounter:
 
     def __init__(self, truth: Truth, left_out: Collection[str] = ()) -> None:
         self._truth = {key: targets for key, targets in truth.items() if key not in left_out}
-        self._types = sorted({each for targets in truth.values() for target in targets for each in target.types})
+        self._typed = dict(truth)  # the sentences whose types have numbers
         self._seen: set[str] = set()
         self._total: dict[str, int] = defaultdict(int)
         self._met: dict[tuple[str, str], int] = defaultdict(int)
@@ -43,15 +43,18 @@ class RecallCounter:
     def add(self, found: Grounded) -> bool:
         """Counts a sentence's phrases; False where it was counted before, so that it is not again.
 
-        Sentences that are not scored are no matter. Raises GlipExportError where there are not as many lists of boxes
-        as phrases.
+        One that was left out counts for nothing from then on, as if the truth had not had it. Sentences that are not
+        scored are no matter. Raises GlipExportError where there are not as many lists of boxes as phrases.
         """
         key = sentence_key(found.image_id, found.sentence_id)
-        if key not in self._truth:
-            return True
         if key in self._seen:
             return False
+        if key not in self._truth:
+            return True
         self._seen.add(key)
+        if found.left_out:
+            del self._truth[key], self._typed[key]
+            return True
         targets = self._truth[key]
         if len(found.boxes) != len(targets):
             raise GlipExportError(
@@ -67,15 +70,20 @@ class RecallCounter:
                         self._met[name, each] += 1
         return True
 
+    @property
+    def missing(self) -> list[str]:
+        """Keys of the sentences that are scored and were not counted yet."""
+        return [key for key in self._truth if key not in self._seen]
+
     def result(self, reason: str = "") -> Recall:
         """The numbers; reason: what may be why a sentence is missing. Raises GlipExportError where one is."""
-        missing = [key for key in self._truth if key not in self._seen]
-        if missing:
+        if missing := self.missing:
             raise GlipExportError(
                 f"nothing is given for {len(missing)} of {len(self._truth)} sentences, the first of them "
                 f"{named(missing[0])}{reason}"
             )
-        names = sorted({ALL, *self._types})
+        types = {each for targets in self._typed.values() for target in targets for each in target.types}
+        names = sorted({ALL, *types})
         values = {f"{name}_{each}": self._share(name, each) for name in COUNTED for each in names}
         phrases = {each: self._total[each] for each in dict.fromkeys((ALL, *names))}
         return Recall(values, phrases, len(self._truth))
@@ -88,15 +96,17 @@ def overlaps(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray
     """Each box's largest intersection over union (n,) with any of the others, in float64 without 1 added.
 
     Boxes (n, 4) and others (m, 4), m above 0, are xyxy. Where both of a pair are without area it is 0/0, and a list
-    with such a pair in it counts as not met, as in the original.
+    with such a pair in it counts as not met, as in the original. A box that is too large for its area to be a number
+    overlaps nothing.
     """
-    corners = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])
-    inter = corners.clip(min=0).prod(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        corners = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])
+        inter = corners.clip(min=0).prod(-1)
         found: NDArray[np.float64] = (inter / (_areas(boxes)[:, None] + _areas(others) - inter)).max(1)
     return found
 
 
 def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     areas: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas[np.isnan(areas)] = 0  # a side without length beside one without end
     return areas

@@ -39,6 +39,13 @@ def test_boxes_of_several_names_and_of_none(tmp_path: Path) -> None:
     }
 
 
+def test_objects_without_a_name_are_no_phrases(tmp_path: Path) -> None:
+    objects = [("", (1, 2, 3, 4)), ([], (1, 2, 3, 4)), (["", "1"], (5, 6, 7, 8)), ("2", (9, 9, 10, 10))]
+    (tmp_path / "1.xml").write_text(xml_of(objects).replace("<name></name>", "<name/>", 1))
+    found = read_boxes(tmp_path / "1.xml")
+    assert {name: boxes.tolist() for name, boxes in found.items()} == {"1": [[5, 6, 7, 8]], "2": [[9, 9, 10, 10]]}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -47,7 +54,7 @@ def test_boxes_of_several_names_and_of_none(tmp_path: Path) -> None:
         ("<annotation><object>", "is no XML"),
         ("", "is no XML"),
         ('<?xml version="1.0" encoding="no-such"?><annotation/>', "is no XML"),
-        ("<annotation><object><bndbox/></object></annotation>", "object 1 has no name"),
+        ("<annotation><object><name>1</name><bndbox/></object></annotation>", "object 1: xmin is None"),
         ("<annotation><object><name>1</name></object></annotation>", "neither bndbox nor nobndbox"),
         (xml_of([("1", (1, 2, 3, 4))]).replace("<xmax>3", "<xmax>wide"), "xmax is 'wide'"),
         (xml_of([("1", (1, 2, 3, 4))]).replace("<ymin>2</ymin>", ""), "ymin is None"),

@@ -13,7 +13,7 @@ from glip_export.errors import GlipExportError
 from glip_export.evaluation.flickr30k.detections_file import read_grounded, write_grounded
 from glip_export.evaluation.flickr30k.entities import Target
 from glip_export.evaluation.flickr30k.grounding import Grounded
-from glip_export.evaluation.flickr30k.recall import RecallCounter, overlaps
+from glip_export.evaluation.flickr30k.recall import Recall, RecallCounter, overlaps
 from glip_export.evaluation.problems import ProblemList, counts
 
 BOX, ELSEWHERE = [0, 0, 100, 100, 0.9], [300, 300, 400, 400, 0.8]
@@ -62,6 +62,33 @@ def test_a_box_without_area_is_as_in_the_original() -> None:
     counter = RecallCounter({"1_0": (target("a", box=(5, 5, 5, 5)), target("a", box=(5, 5, 5, 5)))})
     counter.add(Grounded(1, 0, [boxes([5, 5, 5, 5, 1]), boxes(BOX)]))
     assert set(counter.result().values.values()) == {0.0}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "huge",
+    [[0, 0, 1e308, 1e308], [-1e308, -1e308, 1e308, 1e308], [1e308, 1e308, -1e308, -1e308], [-1e308, 5, 1e308, 5]],
+)
+def test_boxes_without_end_overlap_nothing(huge: list[float]) -> None:
+    assert overlaps(np.array([huge, BOX[:4]], float), np.array([BOX[:4]], float)).tolist() == [0, 1]
+
+
+def test_sentences_that_the_run_left_out_count_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "found.jsonl"
+    write_grounded(path, [Grounded(1, 0, [boxes(BOX)]), Grounded(1, "1", (), left_out=True)])
+    assert json.loads(path.read_text().splitlines()[1]) == {"image_id": 1, "sentence_id": "1", "left_out": True}
+    counter = RecallCounter({"1_0": (target("a"),), "1_1": (target("b"),)})
+    assert [counter.add(each) for each in [*read_grounded(path, ProblemList())] * 2] == [True, True, False, False]
+    assert counter.result() == _alone(Grounded(1, 0, [boxes(BOX)]))
+    path.write_text('{"image_id": 1, "sentence_id": 1, "left_out": 1}\n')
+    problems = ProblemList()
+    assert not list(read_grounded(path, problems)) and counts(problems.listed()) == {"detections: broken entry": 1}
+
+
+def _alone(found: Grounded) -> Recall:
+    counter = RecallCounter({"1_0": (target("a"),)})
+    counter.add(found)
+    return counter.result()
 
 
 def test_second_missing_and_wrong_predictions() -> None:
