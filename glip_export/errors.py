@@ -1,6 +1,12 @@
 """The errors that a person can mend, each one line that says what is wrong, where, and what to do."""
 
+import reprlib
 import unicodedata
+
+_brief = reprlib.Repr()
+_brief.maxlevel = 4
+_brief.maxlist = _brief.maxtuple = _brief.maxdict = _brief.maxset = 12
+_brief.maxstring = _brief.maxlong = _brief.maxother = 400  # characters
 
 
 class GlipExportError(Exception):
@@ -53,10 +59,15 @@ def visible(text: str) -> str:
     return "".join(ascii(character)[1:-1] if _is_control(character) else character for character in text)
 
 
+def brief(value: object) -> str:
+    """repr(), but only the beginning of what is large: of YAML's aliases two kilobytes may be a billion lists."""
+    return _brief.repr(value)
+
+
 def quoted(value: object) -> str:
     """On one line and short, whatever it is: for what a person gave."""
     try:
-        text = repr(value[:80] if isinstance(value, str) else value)
+        text = brief(value[:80] if isinstance(value, str) else value)
     except RecursionError:  # lists in lists in lists
         text = type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."

@@ -58,6 +58,8 @@ def ground(text: str, tagger: Tagger | None = None) -> Grounding:
             lost.append(entity)
         if len(spans) > MAX_PHRASES:
             raise PromptError(f"the sentence has more than {MAX_PHRASES} phrases, one for each match of a noun phrase")
+    if lost and not spans:
+        raise PromptError(lost_phrase(lost[0]))
     if not spans:
         raise PromptError(f"no noun phrase is found in {quoted(text)}: name a thing in it, {_BY_HAND}")
     return Grounding(caption, tuple(spans), tuple(dict.fromkeys(lost)))

@@ -96,6 +96,7 @@ class Prompt:
         if not isinstance(spans, Sequence):
             raise PromptError(f"the spans are a list of (start, end), not {type(spans).__name__}")
         parsed = tuple(() if wordless and entry in ((), []) else _parse_spans(entry, caption) for entry in spans)
+        _check_length(sum(end - start for entry in parsed for start, end in entry))  # before they are copied
         names = tuple(" ".join(caption[start:end] for start, end in entry) for entry in parsed)
         return cls(names, caption, parsed, wordless=wordless)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,10 @@ def test_a_list_of_plain_names_is_no_prompt_of_words(tmp_path: Path) -> None:
     )
 
 
+# Ten lists of nine aliases each of the one before: two kilobytes that are three billion names.
+BOMB = "- &a0 [x]\n" + "".join(f"- &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(10))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
@@ -133,6 +138,11 @@ def test_a_list_of_plain_names_is_no_prompt_of_words(tmp_path: Path) -> None:
         ("a.yaml", "cat. dog", "it takes a list of names"),
         ("a.yaml", "DATASETS: {TRAIN: x}", "has no DATASETS.CAPTION_PROMPT"),
         ("a.yaml", "- a\n" * 250_001, "too large for YAML"),
+        ("a.yaml", BOMB, "name 1 of the prompt is ['x']"),
+        ("a.yaml", BOMB.replace("- &a0 [x]\n", "- &a0 x\n"), "name 2 of the prompt is ['x', 'x',"),
+        ("a.yaml", f"DATASETS:\n  CAPTION_PROMPT:\n{textwrap.indent(BOMB, '    ')}", "name 1 of the prompt is ['x']"),
+        ("a.yaml", f"top:\n{textwrap.indent(BOMB, '    ')}", "it takes a list of names"),
+        ("a.yaml", "- &a [*a]\n", "name 1 of the prompt is [[[[[...]]]]]"),
     ],
 )
 def test_json_and_yaml_that_hold_no_names(tmp_path: Path, name: str, text: str, told: str) -> None:

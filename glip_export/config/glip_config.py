@@ -9,6 +9,11 @@ from typing import Any
 from glip_export.config.bert import BertConfig
 from glip_export.config.restore import ADDED, restore
 from glip_export.config.task import TaskConfig
+from glip_export.errors import ConfigError
+
+MOST_SCALES = 64
+MOST_PIXELS = 10_000  # of a side, at any scale
+MOST_RANGE = 1_000_000  # pixels, of the root of an area
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,18 @@ class MultiscaleConfig:
     most: int = 1000  # PRE_NMS_TOP_N: boxes a picture, 0 or less for any number
     num_classes: int = 81  # NUM_CLASSES: one more than the names that are merged
     select_classes: tuple[int, ...] = ()  # SELECT_CLASSES: numbers of the names that are merged, from 1
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what no configuration file may say: a manifest may come from anywhere."""
+        sizes = (*self.scales, self.max_size)
+        sides = [side for each in self.ranges for side in (each.low, each.high)]
+        if (
+            not 1 < len(sizes) <= MOST_SCALES + 1
+            or not all(1 <= size <= MOST_PIXELS for size in sizes)
+            or len(self.ranges) not in (0, len(self.scales))
+            or not all(0 <= side <= MOST_RANGE for side in sides)
+        ):
+            raise ConfigError("TEST.SCALES, MAX_SIZE or RANGES are out of bounds")
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from glip_export.config.glip_config import MultiscaleConfig, SizeRange
+from glip_export.config.glip_config import MOST_PIXELS, MOST_RANGE, MOST_SCALES, MultiscaleConfig, SizeRange
 from glip_export.config.yacs import Values
-
-MOST_SCALES = 64
-MOST_PIXELS = 10_000  # of a side
 
 
 def read_multiscale(values: Values) -> MultiscaleConfig:
@@ -44,7 +41,7 @@ def ranges_hold(values: Values) -> bool:
     if len(ranges) != len(values["TEST.SCALES"]):
         return True
     pairs = all(isinstance(entry, (tuple, list)) and len(entry) == 2 for entry in ranges)
-    return pairs and all(_finite(side) and side >= 0 for entry in ranges for side in entry)
+    return pairs and all(_finite(side) and 0 <= side <= MOST_RANGE for entry in ranges for side in entry)
 
 
 def thresholds_hold(values: Values) -> bool:
@@ -58,7 +55,7 @@ def classes_hold(values: Values) -> bool:
 
 
 SIZES = f"1 to {MOST_SCALES} scales, whole numbers of pixels from 1 to {MOST_PIXELS}, as is the long side's limit"
-RANGES = "a range is two numbers, 0 or more: the roots of the least and the greatest area"
+RANGES = f"a range is two numbers from 0 to {MOST_RANGE}: the roots of the least and the greatest area"
 
 
 def _whole(value: Any) -> bool:
@@ -66,4 +63,5 @@ def _whole(value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Also of a whole number that no float holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf

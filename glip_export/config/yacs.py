@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from glip_export.errors import ConfigError
+from glip_export.errors import ConfigError, brief
 
 MAX_BYTES = 1 << 20  # the longest official YAML has 12 kB; more is another kind of file, such as weights
 
@@ -215,6 +215,6 @@ def literal(value: Any) -> Any:
 
 def show(value: Any) -> str:
     """A value as a person would type it, on one short line."""
-    text = value if isinstance(value, str) and value.strip() == value != "" else repr(value)
+    text = value if isinstance(value, str) and value.strip() == value != "" else brief(value)
     text = " ".join(text.split())
     return text if len(text) <= 80 else text[:77] + "..."

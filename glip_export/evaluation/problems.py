@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from glip_export.errors import GlipExportError
+from glip_export.errors import GlipExportError, brief
 
 BROKEN, TWICE = "broken entry", "id used twice"
 MOST_NAMED = 100  # of a kind in a ProblemList
@@ -62,5 +62,5 @@ def refuse(problem: Problem, path: object) -> GlipExportError:
 
 def short(value: object) -> str:
     """Any value on one line of at most 60 characters."""
-    text = repr(value)
+    text = brief(value)
     return text if len(text) <= 60 else text[:57] + "..."

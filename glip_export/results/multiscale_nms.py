@@ -31,16 +31,15 @@ class Boxes(NamedTuple):
         return Boxes(self.boxes[which], self.scores[which], self.labels[which])
 
 
-def merged(found: Boxes, config: MultiscaleConfig, first: int = 0) -> Boxes:
+def merged(found: Boxes, config: MultiscaleConfig) -> Boxes:
     """What is left of all passes' boxes, by falling score; of equal scores the class, then the box that came first.
 
-    first: how many names stand before label 0 in the prompt, for SELECT_CLASSES and NUM_CLASSES count all. Classes that
-    these leave out are lost. Where more than TEST.PRE_NMS_TOP_N are left, those that score at least as much as the
-    last of so many stay, so that ties may leave more.
+    Classes that SELECT_CLASSES and NUM_CLASSES leave out are lost. Where more than TEST.PRE_NMS_TOP_N are left, those
+    that score at least as much as the last of so many stay, so that ties may leave more.
     """
     merge = _merger(config)
     parts = []
-    for label in _classes(found.labels, config, first):
+    for label in _classes(found.labels, config):
         own = np.flatnonzero(found.labels == label)
         boxes, scores = merge(found.boxes[own], found.scores[own])
         parts.append(Boxes(boxes, scores, np.full(len(scores), label, np.int64)))
@@ -54,15 +53,15 @@ def merged(found: Boxes, config: MultiscaleConfig, first: int = 0) -> Boxes:
 
 def lost_classes(count: int, config: MultiscaleConfig) -> int:
     """How many of a prompt's `count` names the configuration leaves out (TEST.SELECT_CLASSES, TEST.NUM_CLASSES)."""
-    return count - len(set(_classes(np.arange(count), config, 0)))
+    return count - len(set(_classes(np.arange(count), config)))
 
 
-def _classes(labels: I64, config: MultiscaleConfig, first: int) -> list[int]:
+def _classes(labels: I64, config: MultiscaleConfig) -> list[int]:
     """The labels that are merged, in the order of their merging; the configuration counts names from 1."""
     there = np.unique(labels)
     if config.select_classes:
-        return [number - 1 - first for number in config.select_classes if number - 1 - first in there]
-    return [int(label) for label in there if first + label + 1 < config.num_classes]
+        return [number - 1 for number in config.select_classes if number - 1 in there]
+    return [int(label) for label in there if label + 1 < config.num_classes]
 
 
 def _merger(config: MultiscaleConfig) -> Callable[[F32, F32], tuple[F32, F32]]:

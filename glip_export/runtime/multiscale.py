@@ -17,7 +17,7 @@ from glip_export.config import GlipConfig, ImageConfig, MultiscaleConfig, SizeRa
 from glip_export.errors import GlipExportError
 from glip_export.image import U8, ImageBatch, pad, resize, restore_boxes
 from glip_export.prompt import Prompt, TokenizedChunk
-from glip_export.results.detections import Detections, concatenate
+from glip_export.results.detections import Detections
 from glip_export.results.multiscale_nms import Boxes, lost_classes, merged
 from glip_export.runtime.encoded import EncodedImages, pair, selected
 from glip_export.runtime.session import F32, I64
@@ -81,27 +81,23 @@ def detect_passes(
 ) -> list[Detections]:
     """Detections of each picture, in pixels of the picture as given; the passes are taken one at a time.
 
-    prompts: of each picture. find: the fusion head over a batch. Each caption's names are merged by themselves.
+    prompts: of each picture. find: the fusion head over a batch.
     """
     groups = sharing(prompts)
-    found: list[list[list[Boxes]]] = [[[] for _ in one.chunks] for one in prompts]  # picture, caption, pass
+    found: list[list[Boxes]] = [[] for _ in prompts]  # of a picture, in every pass and with every caption
     sizes: list[tuple[int, int]] = []
     for one, encoded in passes:
         sizes = [pair(original) for original in encoded.originals]
         for indices in groups:
             own = encoded if len(indices) == len(prompts) else selected(encoded, indices)
-            for number, chunk in enumerate(prompts[indices[0]].chunks):
+            for chunk in prompts[indices[0]].chunks:
                 raw = find(own, chunk)
                 for row, index in enumerate(indices):
-                    found[index][number].append(_seen(raw, row, pair(own.sizes[row]), sizes[index], one))
+                    seen = _seen(raw, row, pair(own.sizes[row]), sizes[index], one)
+                    found[index].append(seen._replace(labels=seen.labels + chunk.first))
     return [
-        concatenate(
-            [
-                _merged(parts, chunk, prompt.names(chunk), size, config)
-                for parts, chunk in zip(captions, prompt.chunks, strict=True)
-            ]
-        )
-        for captions, prompt, size in zip(found, prompts, sizes, strict=True)
+        _merged(parts, prompt.prompt.names, size, config)
+        for parts, prompt, size in zip(found, prompts, sizes, strict=True)
     ]
 
 
@@ -115,7 +111,7 @@ def _seen(found: Found, row: int, resized: tuple[int, int], original: tuple[int,
     if one.sizes is not None:
         kept = within(boxes, one.sizes)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-    return Boxes(restore_boxes(boxes, resized, original), scores.copy(), labels.copy())
+    return Boxes(restore_boxes(boxes, resized, original), scores.copy(), labels)
 
 
 def mirrored(boxes: F32, width: int) -> F32:
@@ -131,11 +127,9 @@ def within(boxes: F32, sizes: SizeRange) -> np.ndarray:
     return (area > np.float32(sizes.low**2)) & (area < np.float32(sizes.high**2))
 
 
-def _merged(
-    parts: Sequence[Boxes], chunk: TokenizedChunk, names: tuple[str, ...], size: tuple[int, int], own: MultiscaleConfig
-) -> Detections:
+def _merged(parts: Sequence[Boxes], names: tuple[str, ...], size: tuple[int, int], own: MultiscaleConfig) -> Detections:
     together = Boxes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    return Detections(*merged(together, own, chunk.first), classes=names, image_size=size)
+    return Detections(*merged(together, own), classes=names, image_size=size)
 
 
 def lost_names(prompt: Prompt, config: GlipConfig) -> tuple[str, ...]:

@@ -313,6 +313,7 @@ def test_every_number_is_bounded(number) -> None:  # type: ignore[no-untyped-def
         (("TEST.MAX_SIZE", "10001", *SEVERAL_SCALES), "from 1 to 10000"),
         (("TEST.RANGES", str((96,) * 12), *SEVERAL_SCALES), "a range is two numbers"),
         (("TEST.RANGES", str(((-1, 96),) * 12), *SEVERAL_SCALES), "a range is two numbers"),
+        (("TEST.RANGES", str(((0, 10**400),) * 12), *SEVERAL_SCALES), "a range is two numbers"),
         (("TEST.TH", "1e999", *SEVERAL_SCALES), "finite"),
         (("TEST.SELECT_CLASSES", "(0, 1)", *SEVERAL_SCALES), "numbers of names, from 1"),
         (("DATASETS.SEPARATION_TOKENS", "''"), "SEPARATION_TOKENS ''"),

@@ -135,9 +135,7 @@ def test_soft_nms_lowers_scores_and_never_drops_the_best() -> None:
 def test_classes_that_the_configuration_names() -> None:
     given = boxes_of(*[(20.0 * n, 0, 20.0 * n + 9, 9, 0.9 - n / 10) for n in range(5)], labels=(0, 1, 2, 3, 4))
     assert merged(given, replace(NONE, num_classes=4)).labels.tolist() == [0, 1, 2]
-    assert merged(given, replace(NONE, num_classes=4), first=2).labels.tolist() == [0]  # names 3 to 7 of the prompt
     assert merged(given, replace(NONE, num_classes=1)).labels.tolist() == []
     chosen = replace(NONE, num_classes=2, select_classes=(5, 2, 99))
     assert merged(given, chosen).labels.tolist() == [1, 4]
-    assert merged(given, chosen, first=3).labels.tolist() == [1]
     assert lost_classes(80, NONE) == 0 and lost_classes(1203, NONE) == 1123 and lost_classes(6, chosen) == 4

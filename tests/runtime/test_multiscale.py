@@ -209,6 +209,15 @@ def test_every_caption_of_a_long_prompt_is_asked(detectors: dict[str, Detector],
         np.testing.assert_array_equal(chunked.labels[own] - first, part.labels)
 
 
+def test_the_limit_is_one_for_all_captions(detectors: dict[str, Detector], pictures: list[np.ndarray]) -> None:
+    one = detectors["onnxruntime"]
+    (all_of_them,) = one.detect(pictures[:1], NAMES, chunk=2)
+    limited = Detector(one.session, with_settings(one.config, most=50))
+    (found,) = limited.detect(pictures[:1], NAMES, chunk=2)
+    assert len(all_of_them) > 200
+    np.testing.assert_array_equal(found.scores, all_of_them.scores[all_of_them.scores >= all_of_them.scores[49]])
+
+
 def test_one_over_all_names(detectors: dict[str, Detector], pictures: list[np.ndarray]) -> None:
     detector = detectors["onnxruntime"]
     (plain,) = detector.detect(pictures[:1], NAMES)
