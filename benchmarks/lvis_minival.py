@@ -61,7 +61,7 @@ def measure(folder: Path, pictures: int, a_picture: int, normal: bool) -> dict[s
     rng = np.random.default_rng(0)
     dataset = draw_annotations(pictures, rng)
     annotations, detections, found = (folder / f"{name}.json" for name in ("annotations", "detections", "found"))
-    annotations.write_text(json.dumps(dataset))
+    annotations.write_text(json.dumps(dataset), encoding="utf-8")
     started = time.perf_counter()
     with detections_writer(detections, range(1, pictures + 1), range(1, NAMES + 1)) as write:
         for drawn in draw_detections(dataset, a_picture, rng):
@@ -92,7 +92,7 @@ def measure(folder: Path, pictures: int, a_picture: int, normal: bool) -> dict[s
         "mode": "normal" if normal else "fixed",
         "scoring_seconds": round(seconds, 1),
         "scoring_peak_mb": round(usage.ru_maxrss * 1024 / 1e6),
-        "found": json.loads(found.read_text())["backends"][detections.name]["scores"],
+        "found": json.loads(found.read_text(encoding="utf-8"))["backends"][detections.name]["scores"],
         "machine": describe_machine(),
     }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -11,19 +9,20 @@ from host_kernels import HostKernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glip_export.config import DetectionConfig
 from glip_export.model.selection import Candidates, best_after_nms
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def reference(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float, d: int) -> list[np.ndarray]:
-    config = SimpleNamespace(
+    config = DetectionConfig(
         nms_threshold=threshold, detections_per_image=d, anchor_strides=(8,), pre_nms_top_n=scores.shape[1]
     )
     found = best_after_nms(
         Candidates(torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels)),
         int(labels.max(initial=0)) + 1,
-        config,  # type: ignore[arg-type]
+        config,
     )
     return [array.numpy() for array in found]
 

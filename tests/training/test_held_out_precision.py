@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Answers:
 
     def __init__(self, session: Any, config: GlipConfig) -> None:
         del session
+        self.session = SimpleNamespace(name="answers")
         self.config = config
 
     def detect(self, pictures: list[np.ndarray], prompt: Prompt, chunk: int | None = None) -> list[Detections]:
