@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,44 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def eval_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """glip-export eval coco: its exit code, output and error output; an option replaces an earlier one of its name."""
+def evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """glip-export eval VERB WORDS... in an empty folder: its exit code, output and error output."""
     from glip_export.cli import main
 
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "coco", *last_of_each(list(map(str, words)))])
+        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
             main()
         streams = capsys.readouterr()
         return int(stopped.value.code or 0), streams.out, streams.err
 
     return run
+
+
+@pytest.fixture
+def eval_coco(evaluation: Run) -> Run:
+    """Of COCO; an option replaces an earlier one of its name."""
+    return lambda *words: evaluation("coco", *last_of_each(list(map(str, words))))
+
+
+@pytest.fixture
+def eval_lvis(evaluation: Run) -> Run:
+    """Of LVIS."""
+    return partial(evaluation, "lvis")
+
+
+@pytest.fixture
+def eval_flickr(evaluation: Run) -> Run:
+    """Of Flickr30k Entities."""
+    return partial(evaluation, "flickr30k")
+
+
+@pytest.fixture
+def eval_odinw(evaluation: Run) -> Run:
+    """Of ODinW."""
+    return partial(evaluation, "odinw")
 
 
 def last_of_each(words: list[str]) -> list[str]:

@@ -23,23 +23,6 @@ KEPT = Path("onnxruntime") / "detections.jsonl"
 
 
 @pytest.fixture
-def eval_flickr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """glip-export eval flickr30k in an empty folder: its exit code, output and error output."""
-    from glip_export.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "flickr30k", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        streams = capsys.readouterr()
-        return int(stopped.value.code or 0), streams.out, streams.err
-
-    return run
-
-
-@pytest.fixture
 def images(photos: tuple[Path, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(photos[1], tmp_path / "images"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,6 @@ from small_flickr import CAPTION, PEOPLE, entry, write_entities, write_grounding
 
 Run = Callable[..., tuple[int, str, str]]
 KEPT = Path("out") / "onnxruntime" / "detections.jsonl"
-
-
-@pytest.fixture
-def eval_flickr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """glip-export eval flickr30k in an empty folder: its exit code, output and error output."""
-    from glip_export.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "flickr30k", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        streams = capsys.readouterr()
-        return int(stopped.value.code or 0), streams.out, streams.err
-
-    return run
 
 
 @pytest.fixture

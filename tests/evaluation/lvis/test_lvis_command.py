@@ -23,23 +23,6 @@ NUMBERS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
 
 
 @pytest.fixture
-def eval_lvis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """glip-export eval lvis in an empty folder: its exit code, output and error output."""
-    from glip_export.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "lvis", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        streams = capsys.readouterr()
-        return int(stopped.value.code or 0), streams.out, streams.err
-
-    return run
-
-
-@pytest.fixture
 def annotations(photos: tuple[Path, Path], tmp_path: Path) -> Path:
     return as_lvis(photos[0], tmp_path / "lvis.json")
 

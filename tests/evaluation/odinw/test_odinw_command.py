@@ -29,23 +29,6 @@ FLYING = [
 
 
 @pytest.fixture
-def eval_odinw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """glip-export eval odinw in an empty folder: its exit code, output and error output."""
-    from glip_export.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glip-export", "eval", "odinw", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        streams = capsys.readouterr()
-        return int(stopped.value.code or 0), streams.out, streams.err
-
-    return run
-
-
-@pytest.fixture
 def root(photos: tuple[Path, Path], tmp_path: Path) -> Path:
     """DATASET: the photos with the tasks Flying, of two categories by other words, and Photos, of the file's three."""
     root = tmp_path / "DATASET"
