@@ -2,11 +2,8 @@
 
 import reprlib
 import unicodedata
-
-_brief = reprlib.Repr()
-_brief.maxlevel = 4
-_brief.maxlist = _brief.maxtuple = _brief.maxdict = _brief.maxset = 12
-_brief.maxstring = _brief.maxlong = _brief.maxother = 400  # characters
+from itertools import islice
+from typing import Any
 
 
 class GlipExportError(Exception):
@@ -62,6 +59,24 @@ def visible(text: str) -> str:
 def brief(value: object) -> str:
     """repr(), but only the beginning of what is large: of YAML's aliases two kilobytes may be a billion lists."""
     return _brief.repr(value)
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 12
+        self.maxstring = self.maxlong = self.maxother = 400  # characters
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """In its own order; reprlib sorts the keys."""
+        if level <= 0 and x:
+            return "{...}"
+        pairs = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in islice(x.items(), self.maxdict)]
+        return "{" + ", ".join([*pairs, *(["..."] if len(x) > self.maxdict else [])]) + "}"
+
+
+_brief = _Brief()
 
 
 def quoted(value: object) -> str:

@@ -146,7 +146,10 @@ def test_a_worker_knows_that_cores_are_shared(dataset: CocoDataset) -> None:
 def test_ctrl_c_ends_workers_without_a_traceback(tiny_bundle: Path, photos, tmp_path: Path) -> None:
     """Sent to the whole group, as a terminal does, while workers start."""
     words = ["--images", photos[1], "--annotations", photos[0], "--bundle", tiny_bundle, "--batch", 1, "--workers", 2]
-    command = [sys.executable, "-m", "glip_export.cli", "eval", "coco", *map(str, words), "--output", "out"]
+    # A shell starts what it runs in the background with Ctrl-C ignored, which Python then leaves so.
+    heeding = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    heeding += "runpy.run_module('glip_export.cli', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", heeding, "eval", "coco", *map(str, words), "--output", "out"]
     journal = tmp_path / "out" / "onnxruntime" / "progress.jsonl"
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
