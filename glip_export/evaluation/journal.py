@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from glip_export.errors import GlipExportError
+from glip_export.evaluation.entries import ImageId
 from glip_export.evaluation.rows import ROW, Rows
 
 MAX_SHOWN = 20  # characters of a value in the note on what differs
@@ -41,6 +42,11 @@ class Log(Protocol):
     def blocks(self) -> Iterator[Rows]:
         """All rows so far, in their order."""
         ...
+
+
+def left_out_of(log: Log) -> list[ImageId]:
+    """The pictures that could not be read, as they were tried."""
+    return [image_id for record in log.records for image_id in record["left_out"]]
 
 
 class MemoryLog:

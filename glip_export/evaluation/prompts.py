@@ -43,13 +43,18 @@ def words_of(config: GlipConfig, chunk: int | None) -> tuple[CaptionWords, ...]:
 
     A fault of the original's, kept since its numbers are what an evaluation is for; see `prompt_notes`.
     """
-    words, size = config.task.words, _chunk(config, chunk)
-    return tuple(words[place % size] for place in range(len(words))) if size > 0 else words
+    words, size = config.task.words, names_a_caption(config, chunk)
+    return in_turn(words, size, len(words)) if size > 0 else words
+
+
+def in_turn(words: Sequence[CaptionWords], every: int, count: int) -> tuple[CaptionWords, ...]:
+    """So many of the words, the first ones again after each `every`."""
+    return tuple(words[place % every] for place in range(count))
 
 
 def prompt_notes(names: Sequence[Name] | None, config: GlipConfig, chunk: int | None) -> tuple[str, ...]:
     """What a user should know of the words that categories are asked for by."""
-    words, size = config.task.words, _chunk(config, chunk)
+    words, size = config.task.words, names_a_caption(config, chunk)
     if names is not None or not 0 < size < len(words):
         return ()
     return (
@@ -67,5 +72,6 @@ def _check_categories(dataset: CocoDataset, config: GlipConfig) -> None:
         )
 
 
-def _chunk(config: GlipConfig, chunk: int | None) -> int:
+def names_a_caption(config: GlipConfig, chunk: int | None) -> int:
+    """As asked for, else the configuration's; less than 1 for as many as fit."""
     return config.detection.chunk if chunk is None else chunk

@@ -10,7 +10,7 @@ from typing import Any
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.entries import CocoImage, ImageId
-from glip_export.evaluation.journal import ROWS, SUM, Log, MemoryLog
+from glip_export.evaluation.journal import ROWS, SUM, Log, MemoryLog, left_out_of
 from glip_export.evaluation.pictures import PictureBatch, read_batches
 from glip_export.evaluation.problems import Problem, refuse
 from glip_export.evaluation.workers import Work, detect_in_order
@@ -87,7 +87,7 @@ def run(
 def reconfigured(detector: Callable[[], Detector], change: Callable[[GlipConfig], GlipConfig]) -> Detector:
     """What it opens, going by a configuration that differs in what no graph depends on."""
     opened = detector()
-    return Detector(opened.session, change(opened.config), opened.image_size)
+    return opened.reconfigured(change(opened.config))
 
 
 def _record(batch: PictureBatch, seconds: float) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _tried(records: Sequence[dict[str, Any]], order: Sequence[ImageId]) -> int:
 
 def _ran(log: Log, order: Sequence[ImageId]) -> Ran:
     problems = tuple(_problems(log.records))
-    left_out = {image_id for record in log.records for image_id in record["left_out"]}
+    left_out = set(left_out_of(log))
     read = tuple(image_id for image_id in order if image_id not in left_out)
     if not read:
         raise GlipExportError(f"none of the {len(order)} pictures can be read; {problems[0].text}")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glip_export.config import MultiscaleConfig
+from glip_export.results.nms import greedy, iou
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -83,13 +84,8 @@ def nms(boxes: F32, scores: F32, threshold: float) -> tuple[F32, F32]:
 
     Two boxes of no area do not suppress each other. Of equal scores the earlier stays.
     """
-    order = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        # float64 beside a threshold in float64: torchvision compares so
-        order = order[~(_iou(boxes[best], boxes[order], 0).astype(np.float64) > threshold)]
+    # float64 beside a threshold in float64: torchvision compares so
+    kept = greedy(boxes, scores, lambda box, others: iou(box, others, 0).astype(np.float64) > threshold)
     return boxes[kept], scores[kept]
 
 
@@ -108,17 +104,17 @@ def vote(boxes: F32, scores: F32, threshold: float, lowest: float | None = None)
     parts: list[F32] = []
     scored = np.concatenate([boxes, scores[:, None]], axis=1)[order]  # (n, 5)
     while len(scored):
-        iou = _iou(scored[0, :4], scored[:, :4], 1)
-        joins = iou >= np.float32(threshold)
+        overlap = iou(scored[0, :4], scored[:, :4], 1)
+        joins = overlap >= np.float32(threshold)
         joins[0] = True  # a box of no area overlaps nothing, and the original would never end
-        group, iou, scored = scored[joins], iou[joins], scored[~joins]
+        group, overlap, scored = scored[joins], overlap[joins], scored[~joins]
         if len(group) == 1:
             parts.append(group)
             continue
         mean = (group[:, :4] * group[:, 4:]).sum(axis=0) / group[:, 4:].sum()
         parts.append(np.append(mean, group[:, 4].max())[None])
         if lowest is not None:
-            group[:, 4] *= 1 - iou
+            group[:, 4] *= 1 - overlap
             parts.append(group[group[:, 4] >= np.float32(lowest)])
     found = np.concatenate(parts)
     if lowest is not None:
@@ -137,22 +133,9 @@ def soft_nms(boxes: F32, scores: F32, lowest: float) -> tuple[F32, F32]:
         best = int(scores.argmax())
         kept_boxes.append(boxes[best])
         kept_scores.append(scores[best])
-        iou = _iou(boxes[best], boxes, 1)
-        lowered = scores * np.exp(-(iou * iou) / SIGMA)
+        overlap = iou(boxes[best], boxes, 1)
+        lowered = scores * np.exp(-(overlap * overlap) / SIGMA)
         stays = lowered >= np.float32(lowest)
         stays[best] = False
         boxes, scores = boxes[stays], lowered[stays]
     return np.array(kept_boxes, np.float32).reshape(-1, 4), np.array(kept_scores, np.float32)
-
-
-def _iou(box: F32, others: F32, added: int) -> F32:
-    """Of (4,) with each of (n, 4); `added` to widths and heights. NaN where neither has an area."""
-    one = np.float32(added)
-    sizes, others_sizes = box[2:] - box[:2] + one, others[:, 2:] - others[:, :2] + one
-    corner = np.maximum(box[:2], others[:, :2])
-    overlap = np.maximum(np.minimum(box[2:], others[:, 2:]) - corner + one, np.float32(0))
-    intersection = overlap[:, 0] * overlap[:, 1]
-    union = sizes[0] * sizes[1] + others_sizes[:, 0] * others_sizes[:, 1] - intersection
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou: F32 = intersection / union
-    return iou

@@ -56,6 +56,10 @@ class Detector:
         session = open_session(opened, backend, threads, None if weights is None else Path(weights))
         return cls(session, opened.config, opened.image_size)
 
+    def reconfigured(self, config: GlipConfig) -> Detector:
+        """One of the same session that goes by another configuration, which differs in what no graph depends on."""
+        return Detector(self.session, config, self.image_size)
+
     def detect(
         self,
         images: Sequence[Picture],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from glip_export import Detector
 from glip_export.config import GlipConfig
+from glip_export.evaluation.dataset import CocoDataset
+from glip_export.evaluation.prompts import prompt_for
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 
@@ -81,3 +84,17 @@ def write_set(
         change(content)
     (folder / "annotations.json").write_text(json.dumps(content))
     return folder / "annotations.json", pictures
+
+
+def check_asked(dataset: CocoDataset, config: GlipConfig, case: Mapping[str, Any]) -> None:
+    """Holds labels, captions, input ids and token maps to a case of the original (tests/data/oracle/odinw_prompts)."""
+    labels = {str(place): number for place, number in enumerate(dataset.category_ids, start=1)}
+    assert labels == case["label_to_json_category_id"]
+    assert dict(zip(labels, dataset.names, strict=True)) == case["categories"]
+    chunks = Detector(SimpleNamespace(), config).chunks(prompt_for(dataset, None, config))  # type: ignore[arg-type]
+    assert [chunk.caption for chunk in chunks] == case["captions"]
+    assert [chunk.input_ids.tolist() for chunk in chunks] == case["input_ids"]
+    assert [
+        {str(chunk.first + place): list(tokens) for place, tokens in enumerate(chunk.class_tokens, start=1)}
+        for chunk in chunks
+    ] == case["positive_maps"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from answers import Answers, write_set
+from answers import Answers, check_asked, write_set
 
 pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 
@@ -34,16 +34,7 @@ def test_captions_and_token_maps_are_the_originals(case, tmp_path: Path) -> None
     listed = [(each["id"], each["name"]) for each in case["annotation_categories"]]
     truth = [(1, listed[0][0], BOX)]
     dataset = CocoDataset.read(*write_set(tmp_path, {1: (200, 200)}, truth, listed), categories=config.task.categories)
-    labels = {str(place): category for place, category in enumerate(dataset.category_ids, start=1)}
-    assert labels == case["label_to_json_category_id"]
-    assert dict(zip(labels, dataset.names, strict=True)) == case["categories"]
-    chunks = Detector(SimpleNamespace(), config).chunks(prompt_for(dataset, None, config))  # type: ignore[arg-type]
-    assert [chunk.caption for chunk in chunks] == case["captions"]
-    assert [chunk.input_ids.tolist() for chunk in chunks] == case["input_ids"]
-    assert [
-        {str(chunk.first + place): list(tokens) for place, tokens in enumerate(chunk.class_tokens, start=1)}
-        for chunk in chunks
-    ] == case["positive_maps"]
+    check_asked(dataset, config, case)
     left_out = [problem.kind for problem in dataset.problems]
     assert left_out == ([] if case["reading_the_first_item"] == "ok" else ["annotation: unknown category"])
 

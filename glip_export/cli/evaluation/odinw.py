@@ -19,7 +19,6 @@ from glip_export.cli.evaluation.options import (
     Workers,
 )
 from glip_export.cli.evaluation.running import (
-    JOURNAL,
     Backends,
     DataSet,
     backend_folder,
@@ -138,6 +137,7 @@ def run_odinw(
 ) -> bool:
     """Prints the tables, writes each data set's detections and the JSON; False if an AP is too far from the first."""
     from glip_export.bundle import Bundle
+    from glip_export.evaluation.odinw import OdinwResult
 
     check_comparison(max_ap_difference, "--max-ap-difference", backends.words)
     bundle = Bundle.open(backends.bundle, verify=False)  # every Detector checks the hashes when it opens the bundle
@@ -147,7 +147,7 @@ def run_odinw(
     read = [path for task in tasks for path in (task.file.path, task.annotations)]
     read += [image.path for job in jobs.values() for image in job.dataset.images]
     check_written(backends, {folder / name: DETECTIONS for name in jobs}, json, read)
-    _check_backends(backends, jobs, folder)
+    backends.check(bundle.config, [folder / name for name in jobs])
     results: dict[str, dict[str, CocoResult]] = {name: {} for name in jobs}
     failed: dict[str, str] = {}
     for word in backends.words:  # all data sets with one open backend
@@ -155,7 +155,8 @@ def run_odinw(
             if name in failed:
                 continue
             try:
-                results[name][word] = _evaluated(replace(backends, words=(word,)), job, folder / name)[word]
+                # Without its detections, which are written: many data sets' would fill the memory.
+                results[name][word] = OdinwResult.of(evaluate_on(backends, word, job.data_set, folder / name))
             except GlipExportError as error:
                 if options.strict or len(jobs) == 1:
                     raise
@@ -257,20 +258,3 @@ def report_of(
         for name, job in jobs.items()
     }
     return OdinwReport(reports, asked, max_ap_difference, failed)
-
-
-def _check_backends(backends: Backends, jobs: Mapping[str, Job], folder: Path) -> None:
-    """Opens each backend that has something left to begin, lest one fail hours later."""
-    for word in backends.words:
-        for name, job in jobs.items():
-            if not (folder / name / backend_folder(word) / JOURNAL).exists():
-                replace(backends, words=(word,)).check(job.data_set.config, folder / name)
-                break
-
-
-def _evaluated(backends: Backends, job: Job, folder: Path) -> dict[str, CocoResult]:
-    """The results without their detections, which are written: many data sets' would fill the memory."""
-    from glip_export.evaluation.odinw import OdinwResult
-
-    found = evaluate_on(backends, job.data_set, folder)
-    return {word: OdinwResult.of(result) for word, result in found.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,21 +57,19 @@ class Backends:
             return partial(self._open, backend, config)
         return partial(open_detector, self.bundle, backend, config, self.threads, self.weights)
 
-    def check(self, config: GlipConfig, output: Path) -> None:
-        """Opens each backend that has not begun, lest one fail hours later."""
+    def check(self, config: GlipConfig, outputs: Collection[Path]) -> None:
+        """Opens each backend that has not begun everywhere, lest one fail hours later; outputs: the data sets'."""
         for backend in self.words:
-            if not (output / backend_folder(backend) / JOURNAL).exists():
+            if not all((output / backend_folder(backend) / JOURNAL).exists() for output in outputs):
                 self.opener(backend, config)()
 
     def _open(self, backend: str, config: GlipConfig) -> Detector:
-        from glip_export.runtime.detector import Detector
-
         known = dict(self._kept).get(backend)
         if known is None:
             self._kept.clear()  # its memory is for the next one
             known = open_detector(self.bundle, backend, config, self.threads, self.weights)
             self._kept.append((backend, known))
-        return Detector(known.session, config, known.image_size)
+        return known.reconfigured(config)
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,7 @@ def open_detector(bundle: Path, backend: str, config: GlipConfig, threads: int |
     """A detector that goes by `config`, which differs from the bundle's in what no graph depends on."""
     from glip_export.runtime.detector import Detector
 
-    detector = Detector.open(bundle, backend, threads, weights)
-    return Detector(detector.session, config, detector.image_size)
+    return Detector.open(bundle, backend, threads, weights).reconfigured(config)
 
 
 def backend_folder(backend: str) -> str:
@@ -120,19 +117,15 @@ def check_written(
     check_outputs({"--json": json, **places}, [*bundle_files(backends.bundle), *read])
 
 
-def evaluate_on(backends: Backends, data_set: DataSet[R], output: Path) -> dict[str, R]:
-    """The data set through each backend, with a bar each; detections and journals go to `output`/<backend>/."""
+def evaluate_on(backends: Backends, backend: str, data_set: DataSet[R], output: Path) -> R:
+    """The data set through one of the backends, with a bar; its detections and journal go to `output`/<backend>/."""
     from glip_export.cli.progress import pictures_progress, progress_bar
 
-    results = {}
+    folder = output / backend_folder(backend)
+    asked = {"backend": backend, "threads": backends.threads, **data_set.identity}
     with pictures_progress() as progress:
-        for backend in backends.words:
-            folder = output / backend_folder(backend)
-            words = " ".join(filter(None, (data_set.name, backend)))
-            tell = progress_bar(progress, words, data_set.pictures)
-            asked = {"backend": backend, "threads": backends.threads, **data_set.identity}
-            results[backend] = _evaluate(backends.opener(backend, data_set.config), data_set, asked, folder, tell)
-    return results
+        tell = progress_bar(progress, " ".join(filter(None, (data_set.name, backend))), data_set.pictures)
+        return _evaluate(backends.opener(backend, data_set.config), data_set, asked, folder, tell)
 
 
 class Presented(Protocol):
@@ -251,6 +244,7 @@ def _evaluate(
 ) -> R:
     """One backend; its journal and, once it is through, its detections go to `folder`."""
     from glip_export.evaluation import Journal
+    from glip_export.evaluation.journal import left_out_of
     from glip_export.evaluation.left_out import write_left_out
 
     with Journal.open(folder / JOURNAL, asked) as journal:
@@ -262,7 +256,7 @@ def _evaluate(
             )
             console.print(words, soft_wrap=True)
         result = data_set.evaluate(opener, journal, tell)
-        left_out = [image_id for record in journal.records for image_id in record["left_out"]]
+        left_out = left_out_of(journal)
     write_left_out(folder / data_set.kept, left_out)
     data_set.write(folder / data_set.kept, result)
     return result

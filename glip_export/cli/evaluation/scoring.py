@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -100,20 +99,21 @@ def run_data_set(
     """A verb's only data set through each backend: prints the tables, writes each one's detections and the JSON.
 
     report: of the results by backend and what the JSON says of the question. read: files beside the data set's that
-    were read and are not written. False if a backend is too far from the
-    first.
+    were read and are not written. False if a backend is too far from the first.
     """
     folder = output or Path("evaluation") / f"{backends.bundle.resolve().name}-{dataset.path.stem}"
     inputs = [dataset.path, *read, *(image.path for image in dataset.images)]
     check_written(backends, {folder: data_set.kept}, json, inputs)
-    backends.check(data_set.config, folder)
-    results = evaluate_on(backends, data_set, folder)
+    backends.check(data_set.config, [folder])
+    results = {word: evaluate_on(backends, word, data_set, folder) for word in backends.words}
     written = [folder / backend_folder(word) / data_set.kept for word in backends.words]
     return finish(report(results, facts(backends, bundle, data_set.identity)), json, written)
 
 
 def write_results(path: Path, result: CocoResult) -> None:
     """The detections, in COCO's results format."""
-    from glip_export.bundle.files import atomic_write_text
+    from glip_export.evaluation.detections_file import detections_writer
 
-    atomic_write_text(path, json_module.dumps(result.detections) + "\n")
+    with detections_writer(path, result.image_ids, result.category_ids) as add:
+        for block in result.blocks:
+            add(block)

@@ -16,7 +16,7 @@ from glip_export.evaluation.flickr30k.detections_file import write_grounded
 from glip_export.evaluation.flickr30k.entities import Truth, named, picture_of, sentence_key
 from glip_export.evaluation.flickr30k.grounding import Grounded, boxes_by_phrase
 from glip_export.evaluation.flickr30k.recall import Recall, RecallCounter
-from glip_export.evaluation.journal import Journal, Log
+from glip_export.evaluation.journal import Journal, Log, left_out_of
 from glip_export.evaluation.pictures import PictureBatch
 from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.rows import Rows, by_item, joined, rows_of
@@ -187,7 +187,7 @@ def with_left_out(dataset: FlickrDataset, log: Log) -> Iterator[Grounded]:
     waiting: dict[str, list[Grounded]] = {}
     for lacking in sorted(dataset.left_out, key=lambda each: rising(each.sentence_id)):
         waiting.setdefault(str(lacking.image_id), []).append(lacking)
-    for image_id in (image_id for record in log.records for image_id in record["left_out"]):
+    for image_id in left_out_of(log):
         waiting.pop(str(image_id), None)
     before: ImageId | None = None
     for each in grounded(dataset, log):
@@ -207,7 +207,7 @@ def with_left_out(dataset: FlickrDataset, log: Log) -> Iterator[Grounded]:
 def grounded(dataset: FlickrDataset, log: Log) -> Iterator[Grounded]:
     """What a detector found for each sentence of the pictures that could be read, in the data set's order."""
     sentences = dataset.sentences
-    left_out = {image_id for record in log.records for image_id in record["left_out"]}
+    left_out = set(left_out_of(log))
     wanted = (item for item, sentence in enumerate(sentences) if sentence.image_id not in left_out)
     for item, rows in by_item(log.blocks(), wanted):
         boxes = boxes_by_phrase(rows["box"], rows["score"], rows["label"], len(sentences[item].spans))

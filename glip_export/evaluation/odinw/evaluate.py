@@ -12,7 +12,7 @@ from glip_export.evaluation.coco import CocoResult, evaluate_coco
 from glip_export.evaluation.journal import Journal
 from glip_export.evaluation.odinw.dataset import OdinwDataset
 from glip_export.evaluation.odinw.task import OdinwTask
-from glip_export.evaluation.prompts import prompt_for, prompt_notes
+from glip_export.evaluation.prompts import in_turn, names_a_caption, prompt_for, prompt_notes
 from glip_export.runtime.detector import Detector
 
 BATCH = 1  # pictures padded together; GLIP's README: TEST.IMS_PER_BATCH 1
@@ -63,15 +63,14 @@ def asked_config(task: OdinwTask, dataset: OdinwDataset, chunk: int | None = Non
     words, wanted = config.task.words, len(dataset.asked)
     if not words:
         return config
-    size = config.detection.chunk if chunk is None else chunk
+    size = names_a_caption(config, chunk)
     needed = min(size, wanted) if size > 0 else wanted
     if len(words) < needed:
         raise GlipExportError(
             f"{task.file.path}: DATASETS.CAPTION_PROMPT has words for {len(words)} categories, but {dataset.path} has "
             f"{wanted}; --no-caption-prompt asks by their names"
         )
-    fitting = tuple(words[place % needed] for place in range(wanted))
-    return replace(config, task=replace(config.task, caption_prompt=fitting))
+    return replace(config, task=replace(config.task, caption_prompt=in_turn(words, needed, wanted)))
 
 
 def evaluate_odinw(
@@ -93,7 +92,7 @@ def evaluate_odinw(
     """
     config = asked_config(task, dataset, chunk)
     return evaluate_coco(
-        detector if callable(detector) else Detector(detector.session, config, detector.image_size),
+        detector if callable(detector) else detector.reconfigured(config),
         dataset,
         batch=batch,
         chunk=chunk,

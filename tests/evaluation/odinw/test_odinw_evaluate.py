@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from answers import Answers
+from answers import Answers, check_asked
 from task_files import BOX, change, named, write_task
 
 pytest.importorskip("pycocotools", reason="the extra eval is not installed")
 
-from glip_export import Detector
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.evaluation.odinw import OdinwTask, evaluate_odinw, read_dataset, read_tasks
 from glip_export.evaluation.odinw.evaluate import asked_config
-from glip_export.evaluation.prompts import prompt_for
 from glip_export.prompt import Prompt
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "oracle" / "odinw_prompts" / "prompts.json").read_text())
@@ -49,17 +46,7 @@ def test_a_tasks_caption_is_the_originals(case: dict[str, Any], tmp_path: Path) 
         TEST={"CHUNKED_EVALUATION": case["chunked_evaluation"]},
     )
     dataset = read_dataset(task)
-    labels = {str(place): number for place, number in enumerate(dataset.category_ids, start=1)}
-    assert labels == case["label_to_json_category_id"]
-    assert dict(zip(labels, dataset.names, strict=True)) == case["categories"]
-    config = asked_config(task, dataset)
-    chunks = Detector(SimpleNamespace(), config).chunks(prompt_for(dataset, None, config))  # type: ignore[arg-type]
-    assert [chunk.caption for chunk in chunks] == case["captions"]
-    assert [chunk.input_ids.tolist() for chunk in chunks] == case["input_ids"]
-    assert [
-        {str(chunk.first + place): list(tokens) for place, tokens in enumerate(chunk.class_tokens, start=1)}
-        for chunk in chunks
-    ] == case["positive_maps"]
+    check_asked(dataset, asked_config(task, dataset), case)
     unknown = [problem.kind for problem in dataset.problems]
     assert set(unknown) == (set() if case["reading_the_first_item"] == "ok" else {"annotation: unknown category"})
 
