@@ -1,7 +1,8 @@
 """The backends by name; each is imported only when it is opened.
 
 A backend's word is NAME, or NAME:PRECISION where it offers several (of onnxruntime NAME:PROVIDER[:PRECISION]); `auto`
-takes the fastest that works here.
+takes the fastest that works here and computes in the bundle's own precision; `auto:bf16` and `auto:fp16` in that
+precision, where something here has it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+AUTO_PRECISIONS = ("bf16", "fp16")  # that may be asked for; none is an error where only fp32 works
 
 
 def open_session(
@@ -31,13 +34,14 @@ def open_session(
 ) -> Session:
     """The bundle's three graphs on a backend: one of BACKENDS, NAME:PRECISION (openvino:bf16), or auto.
 
+    What auto takes, and what it passed by, is logged (INFO) and the session's `name`.
     threads: CPU threads, no more than the cores that this process may use (GlipExportWarning); by default those, or the
     backend's own choice where nothing limits them. weights: for torch, where the checkpoint is now, if not
     where the manifest says. Raises BackendError for an unknown backend or one that cannot run here.
     """
     threads = thread_count(threads, stacklevel=3)  # the caller of Detector.open
-    if backend == AUTO:
-        return _open_first(bundle, threads)
+    if backend in AUTO_WORDS:
+        return _open_first(bundle, threads, backend)
     name, colon, precision = backend.partition(":")
     if name not in _BACKENDS:
         raise BackendError(f"there is no backend {name!r}: choose one of {', '.join((AUTO, *BACKENDS))}")
@@ -49,6 +53,16 @@ def open_session(
         return found.open(bundle, threads, weights, precision)
     except ImportError as error:
         raise BackendError(f"{name} cannot be imported ({error}): pip install '{found.package}'") from error
+
+
+def automatic(bundle: Bundle, word: str = AUTO) -> tuple[str, str]:
+    """What auto would take, without loading it, and why: "openvino", "the fastest here; no engines for ..."."""
+    passed: list[str] = []
+    for backend, worth_trying in _candidates(word):
+        if worth_trying(bundle) and find_spec(backend.partition(":")[0]):
+            return backend, _why(passed)
+        passed.append(backend)
+    raise BackendError("onnxruntime is not installed: pip install 'glip-export'")
 
 
 def available_backends(bundle: Bundle | None = None) -> tuple[str, ...]:
@@ -197,15 +211,55 @@ _BACKENDS = {
 BACKENDS = tuple(_BACKENDS)
 
 
-def _open_first(bundle: Bundle, threads: int | None) -> Session:
-    problems = []
-    for backend, worth_trying in _FASTEST_FIRST:
-        if worth_trying(bundle):
-            try:
-                return open_session(bundle, backend, threads)
-            except BackendError as error:
-                problems.append(str(error))
+AUTO_WORDS = (AUTO, *(f"{AUTO}:{precision}" for precision in AUTO_PRECISIONS))
+
+
+def _open_first(bundle: Bundle, threads: int | None, word: str) -> Session:
+    passed, problems = [], []
+    for backend, worth_trying in _candidates(word):
+        if not worth_trying(bundle):
+            passed.append(backend)
+            continue
+        try:
+            session = open_session(bundle, backend, threads)
+        except BackendError as error:
+            problems.append(str(error))
+        else:
+            log.info("%s takes %s: %s", word, session.name, "; ".join([_why(passed), *problems]))
+            return session
     raise BackendError(f"no backend can run {bundle.path} here: {'; '.join(problems)}")
+
+
+def _candidates(word: str) -> tuple[tuple[str, Callable[[Bundle], bool]], ...]:
+    """What is tried, in turn: of a precision asked for those that have it on a GPU, then on the CPU, before fp32."""
+    precision = word.partition(":")[2]
+    on_cpu = next(place for place, (backend, _) in enumerate(_FASTEST_FIRST) if backend in _ON_CPU)
+    gpu, cpu = (
+        tuple((backend, _can(backend)) for backend in _LOWER.get(precision, {}).get(where, ())) for where in _WHERE
+    )
+    return (*gpu, *_FASTEST_FIRST[:on_cpu], *cpu, *_FASTEST_FIRST[on_cpu:])
+
+
+def _why(passed: list[str]) -> str:
+    reasons = dict.fromkeys(_MISSING[backend] for backend in passed)
+    return "; ".join(["the fastest that is exact enough and works here", *reasons])
+
+
+def _can(backend: str) -> Callable[[Bundle], bool]:
+    name, _, precision = backend.partition(":")
+
+    def usable(bundle: Bundle) -> bool:
+        if "cuda" in precision or name.startswith("tensorrt"):
+            from glip_export.trt.flavor import find_gpu
+
+            if find_gpu() is None:  # before PyTorch is imported, which takes seconds
+                return False
+        try:
+            return precision in _BACKENDS[name].usable(bundle)
+        except ImportError:
+            return False
+
+    return usable
 
 
 def _has_engines(flavor: str) -> Callable[[Bundle], bool]:
@@ -218,24 +272,35 @@ def _has_cuda(bundle: Bundle) -> bool:
     return has_cuda()
 
 
-def _torch_has_cuda(bundle: Bundle) -> bool:
-    try:
-        return "cuda" in _torch_usable(bundle)
-    except ImportError:
-        return False
-
-
 def _always(bundle: Bundle) -> bool:
     return True
 
 
-# What `auto` tries, in turn. Beside built engines fp32 only: who takes a lower precision should have chosen it, as who
-# built engines in fp16 did.
+# What `auto` tries, in turn; none compiles for minutes. Beside built engines fp32 only: who takes a lower precision
+# should have chosen it, as who built engines in fp16 or made an int8 bundle did.
 _FASTEST_FIRST: tuple[tuple[str, Callable[[Bundle], bool]], ...] = (
     ("tensorrt", _has_engines("tensorrt")),
     ("tensorrt_rtx", _has_engines("tensorrt_rtx")),
     ("onnxruntime:cuda", _has_cuda),
-    ("torch:cuda:fp32", _torch_has_cuda),
+    ("torch:cuda:fp32", _can("torch:cuda:fp32")),
     ("openvino", _always),
     ("onnxruntime", _always),
 )
+_ON_CPU = ("openvino", "onnxruntime")
+_WHERE = ("gpu", "cpu")
+_LOWER: dict[str, dict[str, tuple[str, ...]]] = {
+    "bf16": {"gpu": ("tensorrt:bf16", "tensorrt_rtx:bf16", "torch:cuda:bf16"), "cpu": ("openvino:bf16",)},
+    "fp16": {"gpu": ("tensorrt:fp16", "tensorrt_rtx:fp16", "onnxruntime:cuda:fp16", "torch:cuda")},
+}
+_NO_ENGINES, _NO_CUDA, _NO_TORCH = "no engines for a GPU here", "no CUDA in ONNX Runtime", "no CUDA in PyTorch"
+_MISSING = {
+    **dict.fromkeys(("tensorrt", "tensorrt_rtx"), _NO_ENGINES),
+    **dict.fromkeys(
+        (f"tensorrt{rtx}:{precision}" for rtx in ("", "_rtx") for precision in AUTO_PRECISIONS), _NO_ENGINES
+    ),
+    **dict.fromkeys(("onnxruntime:cuda", "onnxruntime:cuda:fp16"), _NO_CUDA),
+    **dict.fromkeys(("torch:cuda", "torch:cuda:fp32", "torch:cuda:bf16"), _NO_TORCH),
+    "openvino": "no OpenVINO",
+    "onnxruntime": "no ONNX Runtime",
+    "openvino:bf16": "neither AVX2 nor AVX-512, or no C++ compiler",
+}

@@ -8,15 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from glip_export.bundle import Bundle
+from glip_export.bundle import BakedFile, Bundle
+from glip_export.bundle.baked_file import is_baked
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError, ImageError, PromptError
 from glip_export.hints import Hinter
-from glip_export.image import U8, ImageBatch, Picture, load_image, pad, picture_name, resize, restore_boxes
+from glip_export.image import (
+    U8,
+    ImageBatch,
+    Picture,
+    load_image,
+    pad,
+    picture_name,
+    resize,
+    resize_shape,
+    restore_boxes,
+)
 from glip_export.names import Name
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
+from glip_export.runtime.baked import check_unasked, held_prompt, open_baked, run_baked
 from glip_export.runtime.encoded import EncodedImages, pair, selected
 from glip_export.runtime.multiscale import EncodedPass, EncodedScales, batch_of, detect_passes, lost_names, passes_of
 from glip_export.runtime.session import F32, I64, Pyramid, Session
@@ -32,10 +44,18 @@ class Detector:
     threads at once.
     """
 
-    def __init__(self, session: Session, config: GlipConfig, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        config: GlipConfig,
+        image_size: tuple[int, int] | None = None,
+        baked: BakedFile | None = None,
+    ) -> None:
         self.session = session
         self.config = config
         self.image_size = image_size  # of a static bundle
+        self.baked = baked  # a model that holds its vocabulary, in place of a bundle
+        self._held = None if baked is None else held_prompt(baked)
         self._text: OrderedDict[str, F32] = OrderedDict()
         self._hinter = Hinter(lambda prompt: lost_names(prompt, config))
 
@@ -49,21 +69,25 @@ class Detector:
     ) -> Detector:
         """Opens a bundle with a backend: torch, onnxruntime, openvino, openvino:bf16, or auto for the fastest.
 
+        Or a baked model (.onnx), on onnxruntime or openvino, which detects without a prompt.
         threads: CPU threads. weights: for torch, where the checkpoint is now. Raises BundleError if the bundle is
         damaged or no bundle, BackendError if the backend is unknown or cannot run.
         """
+        if is_baked(bundle):
+            file = BakedFile.open(bundle)
+            return cls(open_baked(file, backend, threads), file.config, file.image_size, file)
         opened = Bundle.open(bundle)
         session = open_session(opened, backend, threads, None if weights is None else Path(weights))
         return cls(session, opened.config, opened.image_size)
 
     def reconfigured(self, config: GlipConfig) -> Detector:
         """One of the same session that goes by another configuration, which differs in what no graph depends on."""
-        return Detector(self.session, config, self.image_size)
+        return Detector(self.session, config, self.image_size, self.baked)
 
     def detect(
         self,
         images: Sequence[Picture],
-        prompt: str | Sequence[Name] | Prompt | Sequence[Prompt],
+        prompt: str | Sequence[Name] | Prompt | Sequence[Prompt] | None = None,
         batch_size: int | None = None,
         chunk: int | None = None,
         *,
@@ -73,8 +97,9 @@ class Detector:
 
         images: paths, PIL images or uint8 arrays (H, W, 3), run as ONE batch padded together as the original does
         (padding changes results), or in batches of batch_size. prompt: "cat. remote control", a list of names, or a
-        Prompt; or a list of Prompt, one a picture. One too long for the text encoder is split into captions over the
-        same image features. chunk: names a caption (GLIP's TEST.CHUNKED_EVALUATION); None takes the configuration's.
+        Prompt; or a list of Prompt, one a picture; none for a baked model, which holds its own. One too long for the
+        text encoder is split into captions over the same image features. chunk: names a caption (GLIP's
+        TEST.CHUNKED_EVALUATION); None takes the configuration's.
         Where the bundle sees pictures at several scales (GLIP's TEST.USE_MULTISCALE), each batch runs at one after the
         other, and there is no limit on the detections but that of TEST.PRE_NMS_TOP_N.
         class_agnostic_nms: of boxes that overlap, whatever their names, only the best stays: after the model's own NMS
@@ -86,10 +111,11 @@ class Detector:
         if batch_size is not None and batch_size < 1:
             raise GlipExportError(f"batch_size is {batch_size}; it is 1 or more")
         # A prompt that cannot be used is told before any picture is read.
-        tokenized = of_each(prompt, len(images), lambda one: Tokenized(one, self.chunks(one, chunk)))
-        for one in dict.fromkeys(each.prompt for each in tokenized):
-            self._hinter.tell(one, stacklevel=2)
-        size = batch_size or max(len(images), 1)
+        tokenized = self._tokenized(prompt, len(images), chunk)
+        if self._held is None:
+            for one in dict.fromkeys(each.prompt for each in tokenized):
+                self._hinter.tell(one, stacklevel=2)
+        size = 1 if self._takes_pixels else batch_size or max(len(images), 1)
         batches = [images[start : start + size] for start in range(0, len(images), size)]
         results: list[Detections] = []
         ahead: ImageBatch | None = None
@@ -119,7 +145,7 @@ class Detector:
 
     def encode_batch(self, batch: ImageBatch) -> EncodedImages:
         """As `encode_images`, of pictures that are resized and padded already; at one scale, whatever the bundle's."""
-        if self.config.swin.fuses_text:
+        if self.config.swin.fuses_text or self.baked is not None:
             return EncodedImages((), batch.sizes, batch.originals, batch.images)
         return EncodedImages(self.session.vision_backbone(batch.images), batch.sizes, batch.originals)
 
@@ -131,12 +157,17 @@ class Detector:
         return tuple(features), text
 
     def detect_encoded(
-        self, encoded: EncodedImages | EncodedScales, prompt: str | Sequence[Name] | Prompt, chunk: int | None = None
+        self,
+        encoded: EncodedImages | EncodedScales,
+        prompt: str | Sequence[Name] | Prompt | None = None,
+        chunk: int | None = None,
     ) -> list[Detections]:
         """As `detect`, on pictures that were encoded before."""
-        prompt = Prompt.of(prompt)
-        self._hinter.tell(prompt, stacklevel=2)
-        tokenized = Tokenized(prompt, self.chunks(prompt, chunk))
+        if self._held is not None and isinstance(encoded, EncodedImages):
+            check_unasked(prompt, chunk)
+            return self._detect_chunks(encoded, self._held)
+        (tokenized,) = self._tokenized(prompt, 1, chunk)
+        self._hinter.tell(tokenized.prompt, stacklevel=2)
         if isinstance(encoded, EncodedScales):
             return self._detect_passes(encoded.passes, [tokenized] * len(encoded.originals))
         return self._detect_chunks(encoded, tokenized)
@@ -179,6 +210,12 @@ class Detector:
     def _preprocess(self, images: Sequence[Picture], before: int = 0) -> ImageBatch:
         pictures, names = self._load(images, before)
         config, size = self.config.image, self.image_size
+        if self._takes_pixels:
+            resize_shape(
+                pictures[0].shape[0], pictures[0].shape[1], config, names[0]
+            )  # which the graph computes without a check
+            shapes = np.array([pictures[0].shape[:2]], np.int64)
+            return ImageBatch(pictures[0], shapes, shapes)  # type: ignore[arg-type]  # uint8 (H, W, 3)
         resized = [resize(picture, config, size, name) for picture, name in zip(pictures, names, strict=True)]
         return pad(resized, [(picture.shape[0], picture.shape[1]) for picture in pictures], config, size)
 
@@ -216,8 +253,25 @@ class Detector:
     def _detect_passes(self, passes: Iterable[EncodedPass], prompts: Sequence[Tokenized]) -> list[Detections]:
         return detect_passes(passes, prompts, self._find, self.config.multiscale)
 
+    @property
+    def _takes_pixels(self) -> bool:
+        return self.baked is not None and self.baked.takes_pixels
+
+    def _tokenized(
+        self, prompt: str | Sequence[Name] | Prompt | Sequence[Prompt] | None, pictures: int, chunk: int | None
+    ) -> list[Tokenized]:
+        """The prompt of each picture; a baked model's own."""
+        if self._held is not None:
+            check_unasked(prompt, chunk)
+            return [self._held] * pictures
+        if prompt is None:
+            raise PromptError('a bundle needs a prompt, such as "cat. remote control"; only a baked model has its own')
+        return of_each(prompt, pictures, lambda one: Tokenized(one, self.chunks(one, chunk)))
+
     def _find(self, encoded: EncodedImages, chunk: TokenizedChunk) -> tuple[F32, F32, I64, I64]:
         """What the fusion head gives of a batch for one caption."""
+        if self.baked is not None:
+            return run_baked(self.session, self.baked, encoded)
         batch = len(encoded.sizes)
         mask = np.ones((batch, len(chunk.input_ids)), np.int64)
         features, text = self.head_inputs(encoded, np.repeat(self.encode_text(chunk), batch, axis=0), mask)

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnxruntime
 
-from glip_export.bundle import Bundle
+from glip_export.bundle import BakedFile, Bundle
 from glip_export.errors import BackendError
 from glip_export.runtime.cache import cache_folder
 from glip_export.runtime.onnxruntime_graphs import made_key
@@ -89,7 +89,9 @@ def has_cuda() -> bool:
     return CUDA in usable_providers()
 
 
-def configure(word: str, options: Any, bundle: Bundle, device: Mapping[str, str] | None = None) -> list[Any]:
+def configure(
+    word: str, options: Any, bundle: Bundle | BakedFile, device: Mapping[str, str] | None = None
+) -> list[Any]:
     """Readies SessionOptions for a provider; returns what InferenceSession takes as `providers`.
 
     device: options that say on which device and stream CUDA and TensorRT put their work. TensorRT's engines and RTX's
@@ -134,7 +136,7 @@ def _check_gpu(word: str) -> None:
         log.warning(doubt)
 
 
-def _options(word: str, bundle: Bundle) -> dict[str, str]:
+def _options(word: str, bundle: Bundle | BakedFile) -> dict[str, str]:
     if word == CUDA:
         return {"use_tf32": "0"}  # products of 10 bits are not fp32: boxes would move
     return _cache_options(word, bundle)
@@ -144,8 +146,8 @@ def _on_device(word: str, device: Mapping[str, str] | None) -> Mapping[str, str]
     return device or {} if word in (CUDA, TENSORRT) else {}
 
 
-def _cache_options(word: str, bundle: Bundle) -> dict[str, str]:
-    if word not in (TENSORRT, RTX):
+def _cache_options(word: str, bundle: Bundle | BakedFile) -> dict[str, str]:
+    if word not in (TENSORRT, RTX) or isinstance(bundle, BakedFile):  # which takes neither
         return {}
     folder = cache_folder(bundle, f"onnxruntime-{word}", made_key(bundle))
     if folder is None:

@@ -1,41 +1,48 @@
 """Our own CPU kernels in OpenVINO's graphs, each in place of a whole module of the model.
 
 OpenVINO's deformable convolution is two thirds of the fusion head at a short prompt, always in fp32; at a long one the
-bi-attention's scores are its largest arrays. So DyConv blocks and bi-attentions run in kernels of ours. In bf16 the
-MLPs of Swin do too, with what rounding the weights cost given back, and the last two DyConv blocks are in bf16.
+bi-attention's scores are its largest arrays; a third of a Swin block's time goes to copies and to passes over its maps;
+and OpenVINO multiplies BERT's layers in fp32, or in int8 with passes between. So these four run in kernels of ours, as
+do Swin's patches with their norm, for which OpenVINO makes a map eight times; and what else there is in OpenVINO's own
+operators.
 
-Measured on GLIP-T with random weights, whose scores lie so close that little noise reorders them: clear detections
-found again at 800x1216 (of 106) and at half that size (of 296).
-
-| in bf16 | 800x1216 | half |
-|---|---|---|
-| MLPs | 103 | 294 |
-| the last 2 DyConv blocks | 105 | 293 |
-| both, as here | 104 | 289 |
-| the last 4 DyConv blocks | 101 | 291 |
-| MLPs and the last 4 DyConv blocks | 98 | 288 |
-
-Of a single DyConv block in bf16 the scores' error falls from 0.004 in the first to 0.0003 in the last. Also not in
-bf16: Swin's queries, keys and values (5 % of the backbone's time), its projections (95 % found again) and patch merging
-(93 %), and the bi-attention. OpenVINO's own bf16 rounds everything between two products too: 90 % on the small oracle.
+What may be of a lower precision was judged by the average precision of the demo model on its 500 held-out scenes, and
+by the clear detections of random weights. The AP is 0.6280 in fp32; in bf16 0.6281 with OpenVINO's own Swin and BERT,
+all DyConv blocks and the bi-attentions, 0.6278 with what is left of the fusion head too; 0.6279 with all of these in 16
+bits and what the bi-attentions read in 8. With DyConv blocks in 8 bits too it is 0.6282, but one clear detection in ten
+of random weights is lost: in bf16 they keep 16. Its int8 bundle has 0.6265 with int16 bi-attentions, 0.6266 with int8
+ones, 0.6273 with our layers of BERT.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import onnx_ir
 import openvino
 from numpy.typing import NDArray
 from openvino import Dimension, Op, PartialShape, Type, opset8
 
 from glip_export.graphs.contracts import LEVELS
-from glip_export.graphs.modules import BiAttentionModule, DyConvModule, MlpModule, ModuleGraph
 from glip_export.runtime.native import Kernels, load_kernels
+from glip_export.runtime.native.kernels import LANES, PRECISIONS
 
-ROUNDED_BLOCKS = 2  # DyConv blocks in bf16, the last ones
+if TYPE_CHECKING:
+    from glip_export.graphs.modules import (
+        BertLayerModule,
+        BiAttentionModule,
+        DyConvModule,
+        PatchEmbedModule,
+        SwinBlockModule,
+    )
+
+NEVER = -3e38  # a score that no softmax gives anything
+HEAD = 32  # channels of a head, a multiple of which the kernel takes
+WIDE = 64  # a panel in AVX-512; with a narrower one OpenVINO's own Swin blocks are faster in fp32: 1.33 to 1.70 s
 
 F32 = NDArray[np.float32]
 
@@ -66,26 +73,100 @@ class _KernelOp(Op):
         return True
 
 
-class MlpOp(_KernelOp):
-    """In bf16: x (..., C), then of the two layers the packed weight and padded bias -> (..., width)."""
+class PatchEmbedOp(_KernelOp):
+    """images (B, 3, H, W), the 4 parameters of patch_embed.cpp -> (B, H / size, W / size, C)."""
 
-    class_type_info = openvino.DiscreteTypeInfo("GlipMlp", "glip")
-    attributes: ClassVar = {"width": 0, "threads": 1}
+    class_type_info = openvino.DiscreteTypeInfo("GlipPatchEmbed", "glip")
+    attributes: ClassVar = {"channels": 32, "size": 4, "epsilon0": 0.0, "threads": 1}
 
     def validate_and_infer_types(self) -> None:
-        *rows, _ = self.get_input_partial_shape(0)
-        self.set_output_type(0, Type.f32, PartialShape([*rows, self._attributes["width"]]))
+        images, size = self.get_input_partial_shape(0), int(self._attributes["size"])
+        sides = [
+            Dimension(side.get_length() // size) if side.is_static else Dimension() for side in (images[2], images[3])
+        ]
+        self.set_output_type(0, Type.f32, PartialShape([images[0], *sides, int(self._attributes["channels"])]))
 
     def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
-        x, *layers = map(_values, inputs)
-        outputs[0].shape = [*x.shape[:-1], self._attributes["width"]]
-        load_kernels().mlp(
+        images, *parameters = map(_values, inputs)
+        size, channels = int(self._attributes["size"]), int(self._attributes["channels"])
+        batch, _, height, width = images.shape
+        outputs[0].shape = [batch, height // size, width // size, channels]
+        epsilon, threads = self._attributes["epsilon0"], int(self._attributes["threads"])
+        load_kernels().patch_embed(images, outputs[0].data, parameters, size, epsilon, threads)
+        return True
+
+
+class SwinBlockOp(_KernelOp):
+    """x (B, H, W, C), the 13 parameters of swin_block.cpp -> (B, H, W, C)."""
+
+    class_type_info = openvino.DiscreteTypeInfo("GlipSwinBlock", "glip")
+    attributes: ClassVar = {
+        "heads": 1,
+        "window": 1,
+        "shift": 0,
+        "hidden": 32,
+        "epsilon0": 0.0,
+        "epsilon1": 0.0,
+        "precision": 0,
+        "threads": 1,
+    }
+
+    def validate_and_infer_types(self) -> None:
+        self.set_output_type(0, Type.f32, self.get_input_partial_shape(0))
+
+    def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
+        x, *parameters = map(_values, inputs)
+        outputs[0].shape = list(x.shape)
+        load_kernels().swin_block(
             x,
-            (layers[0], layers[1]),
-            (layers[2], layers[3]),
             outputs[0].data,
-            bf16=True,
-            threads=int(self._attributes["threads"]),
+            parameters,
+            int(self._attributes["heads"]),
+            int(self._attributes["window"]),
+            int(self._attributes["shift"]),
+            int(self._attributes["hidden"]),
+            (self._attributes["epsilon0"], self._attributes["epsilon1"]),
+            PRECISIONS[int(self._attributes["precision"])],
+            int(self._attributes["threads"]),
+        )
+        return True
+
+
+class BertLayerOp(_KernelOp):
+    """x (B, T, C), the scores' mask (B, 1, 1, T), the 12 parameters of bert_layer.cpp -> (B, T, C)."""
+
+    class_type_info = openvino.DiscreteTypeInfo("GlipBertLayer", "glip")
+    attributes: ClassVar = {
+        "heads": 1,
+        "hidden": 16,
+        "lowest_score": 0.0,
+        "highest_score": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "epsilon0": 0.0,
+        "epsilon1": 0.0,
+        "precision": 0,
+        "threads": 1,
+    }
+
+    def validate_and_infer_types(self) -> None:
+        self.set_output_type(0, Type.f32, self.get_input_partial_shape(0))
+
+    def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
+        x, mask, *parameters = map(_values, inputs)
+        low, high = self._attributes["low"], self._attributes["high"]
+        outputs[0].shape = list(x.shape)
+        load_kernels().bert_layer(
+            x,
+            np.repeat(mask, len(x), 0) if len(mask) < len(x) else mask,  # one text's, of a baked vocabulary
+            outputs[0].data,
+            parameters,
+            int(self._attributes["heads"]),
+            int(self._attributes["hidden"]),
+            (self._attributes["lowest_score"], self._attributes["highest_score"], low, high),
+            (self._attributes["epsilon0"], self._attributes["epsilon1"]),
+            PRECISIONS[int(self._attributes["precision"])],
+            int(self._attributes["threads"]),
         )
         return True
 
@@ -105,7 +186,7 @@ class DyConvOp(_KernelOp):
         "epsilon0": 0.0,
         "epsilon1": 0.0,
         "epsilon2": 0.0,
-        "bf16": 0,
+        "precision": 0,  # in PRECISIONS
         "threads": 1,
     }
 
@@ -148,17 +229,17 @@ class DyConvOp(_KernelOp):
             arrays,
             int(self._attributes["groups"]),
             (self._attributes["epsilon0"], self._attributes["epsilon1"], self._attributes["epsilon2"]),
-            bool(self._attributes["bf16"]),
+            PRECISIONS[int(self._attributes["precision"])],
             int(self._attributes["threads"]),
         )
         return True
 
 
 class BiAttentionOp(_KernelOp):
-    """image (B, N, C), keys, bias and values of the text, the image's mask -> to_text (B, h*T, C), to_image."""
+    """image (B, N, C), keys, bias and values of the text, the image's mask, perhaps a norm -> to_text, to_image."""
 
     class_type_info = openvino.DiscreteTypeInfo("GlipBiAttention", "glip")
-    attributes: ClassVar = {"low": 0.0, "high": 0.0, "threads": 1}
+    attributes: ClassVar = {"low": 0.0, "high": 0.0, "epsilon": 0.0, "precision": 0, "threads": 1}
 
     def validate_and_infer_types(self) -> None:
         self.set_output_size(2)
@@ -166,7 +247,7 @@ class BiAttentionOp(_KernelOp):
             self.set_output_type(output, Type.f32, self.get_input_partial_shape(like))
 
     def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
-        image, keys, bias, values, mask = map(_values, inputs)
+        image, keys, bias, values, mask, *norm = map(_values, inputs)
         for tensor, like in zip(outputs, (keys, image), strict=True):
             tensor.shape = like.shape
         load_kernels().bi_attention(
@@ -176,59 +257,188 @@ class BiAttentionOp(_KernelOp):
             (self._attributes["low"], self._attributes["high"]),
             outputs[0].data,
             outputs[1].data,
-            bf16=False,
-            threads=int(self._attributes["threads"]),
+            PRECISIONS[int(self._attributes["precision"])],
+            int(self._attributes["threads"]),
+            norm[0] if norm else None,
+            self._attributes["epsilon"],
         )
         return True
 
 
-OPERATORS = (MlpOp, DyConvOp, BiAttentionOp)
+OPERATORS = (PatchEmbedOp, SwinBlockOp, BertLayerOp, DyConvOp, BiAttentionOp)
 
 
-def use_kernels(model: openvino.Model, onnx_file: Path, kernels: Kernels, bf16: bool, threads: int) -> None:
+@dataclass(frozen=True)
+class KernelPrecisions:
+    """What kernels compute their products in.
+
+    plain, of modules with float weights; tolerant, of those among them that 8 bits do no harm, the bi-attentions, whose
+    scores keep 16 bits; quantized, of modules with int8 weights.
+    """
+
+    plain: str = "fp32"
+    tolerant: str = "fp32"
+    quantized: str = "fp32"
+
+    @classmethod
+    def of(cls, kernels: Kernels, precision: str) -> KernelPrecisions:
+        """The fastest that are exact enough.
+
+        In bf16 most products are at least as exact as bf16's: whole numbers of 16 bits are three to seven times nearer
+        to fp32, and no slower on any CPU that has bf16 (the Xeons of 2023 compute four times as many of them).
+        """
+        half = "int16" if kernels.has_int16 else "fp32"
+        least = "int8" if kernels.has_int8 else half
+        return cls(half, least, least) if precision == "bf16" else cls("fp32", "fp32", least)
+
+    def of_module(self, quantized: bool, tolerant: bool = False) -> str:
+        """That of one module's kernel; quantized: its own weights are int8."""
+        return self.quantized if quantized else self.tolerant if tolerant else self.plain
+
+
+def use_kernels(
+    model: openvino.Model, onnx_file: Path, kernels: Kernels, precisions: KernelPrecisions, threads: int
+) -> None:
     """Put kernels in place of the modules of `model`, which was read from onnx_file, in place.
 
     A graph without such modules stays as it is.
     """
+    import onnx_ir  # here: a start from the cache does without
+
+    from glip_export.graphs.modules import ModuleGraph
+
     modules = ModuleGraph(onnx_ir.load(onnx_file))
     values = {name: output for node in model.get_ops() for output in node.outputs() for name in output.get_names()}
-    if bf16:  # OpenVINO's own are as fast in fp32
-        for mlp in modules.mlps():
-            _replace([values[mlp.output]], _mlp_op(kernels, mlp, values, threads))
+    for embed in modules.patch_embeds():
+        if len(embed.projection.bias) % HEAD == 0 and kernels.panel == WIDE:
+            _replace(values, [embed.output], _patch_embed_op(kernels, embed, values, threads))
+    for block in modules.swin_blocks():
+        layers = {f"{block.name}.{layer}" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+        precision = precisions.of_module(layers <= modules.quantized)
+        if precision == "fp32" and kernels.panel < WIDE:
+            continue
+        if len(block.projection.bias) // len(block.relative) % HEAD == 0:
+            _replace(values, [block.output], _swin_block_op(kernels, block, values, precision, threads))
+    for layer in modules.bert_layers():
+        parts = ("self.query", "self.key", "self.value", "output.dense")
+        layers = {f"{layer.name}.{part}" for part in ("intermediate.dense", "output.dense")}
+        layers |= {f"{layer.name}.attention.{part}" for part in parts}
+        precision = precisions.of_module(layers <= modules.quantized)
+        if precision != "fp32" and not (len(layer.last.bias) % LANES or len(layer.first.bias) % LANES):
+            _replace(values, [layer.output], _bert_layer_op(kernels, layer, values, precision, threads))
     for attention in modules.bi_attentions():
         if values[attention.image].get_partial_shape()[2].get_length() % kernels.panel == 0:
-            op = _bi_attention_op(attention, values, threads)
-            _replace([values[attention.to_text], values[attention.to_image]], op)
-    blocks = list(modules.dyconvs())
-    for block, dyconv in enumerate(blocks):
+            # Its products have no weights: it goes with its projections.
+            quantized = any(name.startswith(f"{attention.name}.") for name in modules.quantized)
+            precision = precisions.of_module(quantized, tolerant=True)
+            op = _bi_attention_op(attention, values, precision, threads)
+            to_image = attention.to_image if attention.residual is None else attention.residual.output
+            _replace(values, [attention.to_text, to_image], op)
+    for dyconv in modules.dyconvs():
         if len(dyconv.attention.weight[0]) % kernels.panel == 0:
-            op = _dyconv_op(kernels, dyconv, values, bf16 and block >= len(blocks) - ROUNDED_BLOCKS, threads)
+            convolutions = {f"{dyconv.name}.DyConv.{index}" for index in range(len(dyconv.convolutions))}
+            precision = precisions.of_module(convolutions <= modules.quantized)
+            op = _dyconv_op(kernels, dyconv, values, precision, threads)
             made = dyconv.outputs if dyconv.image_out is None else (dyconv.image_out,)
-            _replace([values[name] for name in made], op)
+            _replace(values, made, op)
     model.validate_nodes_and_infer_types()
 
 
-def _mlp_op(kernels: Kernels, module: MlpModule, values: dict[str, Any], threads: int) -> MlpOp:
-    constants = [
-        opset8.constant(array)
-        for layer in (module.first, module.last)
-        for array in (kernels.pack_linear(layer.weight, bf16=True), kernels.pad_bias(layer.bias))
-    ]
-    width = len(module.last.bias)
-    return MlpOp([values[module.input], *_outputs(constants)], width=width, threads=threads)
+def _patch_embed_op(kernels: Kernels, module: PatchEmbedModule, values: dict[str, Any], threads: int) -> PatchEmbedOp:
+    layer = kernels.pack_layer((module.projection.weight, module.projection.bias), "fp32")
+    parameters = (*layer, module.norm.weight, module.norm.bias)
+    return PatchEmbedOp(
+        [values[module.input], *_outputs([opset8.constant(parameter) for parameter in parameters])],
+        channels=len(module.norm.bias),
+        size=module.size,
+        epsilon0=module.norm.epsilon,
+        threads=threads,
+    )
 
 
-def _bi_attention_op(module: BiAttentionModule, values: dict[str, Any], threads: int) -> BiAttentionOp:
-    names = (module.image, module.keys, module.bias, module.values, module.mask)
-    limits = {"low": module.low, "high": module.high}
-    return BiAttentionOp([values[name] for name in names], **limits, threads=threads)
+def _swin_block_op(
+    kernels: Kernels, module: SwinBlockModule, values: dict[str, Any], precision: str, threads: int
+) -> SwinBlockOp:
+    heads, positions, _ = module.relative.shape
+    window = math.isqrt(positions)
+    channels = len(module.projection.bias)
+    scale = np.repeat(np.array([module.scale, 1], np.float32), [channels, 2 * channels])
+    queries = module.queries.weight * scale[:, None], module.queries.bias * scale
+    parameters = _packed_layers(kernels, module, queries, precision)
+    beyond = kernels.padded(positions) - positions
+    parameters.append(np.pad(module.relative, ((0, 0), (0, 0), (0, beyond)), constant_values=NEVER))
+    return SwinBlockOp(
+        [values[module.input], *_outputs([opset8.constant(parameter) for parameter in parameters])],
+        heads=heads,
+        window=window,
+        shift=window // 2 if module.shifted else 0,
+        hidden=len(module.first.bias),
+        epsilon0=module.norms[0].epsilon,
+        epsilon1=module.norms[1].epsilon,
+        precision=PRECISIONS.index(precision),
+        threads=threads,
+    )
 
 
-def _dyconv_op(kernels: Kernels, module: DyConvModule, values: dict[str, Any], bf16: bool, threads: int) -> DyConvOp:
+def _bert_layer_op(
+    kernels: Kernels, module: BertLayerModule, values: dict[str, Any], precision: str, threads: int
+) -> BertLayerOp:
+    factors = np.array([module.scale, 1, 1], np.float32)
+    inputs = (module.queries, module.keys, module.values)
+    weight, bias = (
+        np.concatenate([getattr(layer, name) * factor for layer, factor in zip(inputs, factors, strict=True)])
+        for name in ("weight", "bias")
+    )
+    parameters = _packed_layers(kernels, module, (weight, bias), precision)
+    return BertLayerOp(
+        [*(values[name] for name in (module.input, module.mask)), *_outputs([opset8.constant(p) for p in parameters])],
+        heads=module.heads,
+        hidden=len(module.first.bias),
+        lowest_score=module.scores[0],
+        highest_score=module.scores[1],
+        low=module.limits[0],
+        high=module.limits[1],
+        epsilon0=module.norms[0].epsilon,
+        epsilon1=module.norms[1].epsilon,
+        precision=PRECISIONS.index(precision),
+        threads=threads,
+    )
+
+
+def _packed_layers(
+    kernels: Kernels, module: SwinBlockModule | BertLayerModule, queries: tuple[F32, F32], precision: str
+) -> list[NDArray]:
+    """Both norms, and the four layers as swin_block.cpp and bert_layer.cpp take them; queries: with keys and values."""
+    parameters: list[NDArray] = [array for norm in module.norms for array in (norm.weight, norm.bias)]
+    others = ((layer.weight, layer.bias) for layer in (module.projection, module.first, module.last))
+    for layer in (queries, *others):
+        parameters += kernels.pack_layer(layer, precision)
+    return parameters
+
+
+def _bi_attention_op(module: BiAttentionModule, values: dict[str, Any], precision: str, threads: int) -> BiAttentionOp:
+    attributes = {
+        "low": module.low,
+        "high": module.high,
+        "precision": PRECISIONS.index(precision),
+        "threads": threads,
+    }
+    image, norms = module.image, []
+    if (residual := module.residual) is not None:
+        image, attributes["epsilon"] = residual.input, residual.norm.epsilon
+        rows = (residual.norm.weight, residual.norm.bias, residual.gain, residual.offset)
+        norms = _outputs([opset8.constant(np.stack(rows))])
+    names = (image, module.keys, module.bias, module.values, module.mask)
+    return BiAttentionOp([*(values[name] for name in names), *norms], **attributes)
+
+
+def _dyconv_op(
+    kernels: Kernels, module: DyConvModule, values: dict[str, Any], precision: str, threads: int
+) -> DyConvOp:
     parameters: list[NDArray] = []
     for convolution in module.convolutions:
         parameters += [
-            kernels.pack_deform_conv(convolution.weight, bf16),
+            kernels.pack_deform_conv(convolution.weight, precision),
             convolution.bias,
             convolution.norm_weight,
             convolution.norm_bias,
@@ -244,7 +454,7 @@ def _dyconv_op(kernels: Kernels, module: DyConvModule, values: dict[str, Any], b
         maps_in=int(module.image_in is None),
         maps_out=int(module.image_out is None),
         groups=module.convolutions[0].groups,
-        bf16=int(bf16),
+        precision=PRECISIONS.index(precision),
         threads=threads,
         **{f"epsilon{i}": convolution.epsilon for i, convolution in enumerate(module.convolutions)},
     )
@@ -259,7 +469,9 @@ def _outputs(nodes: list[Any]) -> list[Any]:
     return [node.output(0) for node in nodes]
 
 
-def _replace(outputs: list[Any], op: Op) -> None:
-    for index, output in enumerate(outputs):
-        for reader in list(output.get_target_inputs()):
+def _replace(values: dict[str, Any], names: Sequence[str], op: Op) -> None:
+    """The operator's outputs in place of these values, for what reads them now and what is put in place after it."""
+    for index, name in enumerate(names):
+        for reader in list(values[name].get_target_inputs()):
             reader.replace_source_output(op.output(index))
+        values[name] = op.output(index)

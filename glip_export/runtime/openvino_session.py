@@ -1,10 +1,12 @@
-"""The OpenVINO backend for CPUs: in fp32, or partly in bf16 where the CPU has it (AVX512-BF16)."""
+"""The OpenVINO backend for CPUs: in fp32, or with less where the average precision does not tell.
+
+In bf16 our kernels multiply whole numbers of 16 bits, nearer to fp32 than bf16's, and of 8 bits where the bi-attentions
+read; and OpenVINO's own operators bf16 where this CPU does so faster than fp32.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,14 @@ import openvino
 from openvino import opset8
 from openvino.frontend.onnx import ConversionExtension
 
-from glip_export.bundle import Bundle
-from glip_export.bundle.files import user_cache
+from glip_export.bundle import BakedFile, Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS, GraphSpec, graphs_of
+from glip_export.graphs.contracts import GraphSpec, specs_of
 from glip_export.processes import usable_cores
-from glip_export.runtime.cache import graphs_key
 from glip_export.runtime.native import Kernels, load_kernels
 from glip_export.runtime.native.instruction_sets import VARIABLE, what_hides_bf16
-from glip_export.runtime.openvino_kernels import OPERATORS, use_kernels
+from glip_export.runtime.openvino_cache import CompiledCache
+from glip_export.runtime.openvino_kernels import OPERATORS, KernelPrecisions, use_kernels
 from glip_export.runtime.resident_memory import forget_mapped_files
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
 from glip_export.runtime.versions import check_version
@@ -39,7 +40,7 @@ class OpenVinoSession(GraphSession):
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Bundle | BakedFile,
         threads: int | None = None,
         precision: str = "fp32",
         hint: str = "latency",
@@ -47,10 +48,9 @@ class OpenVinoSession(GraphSession):
     ) -> None:
         """Compiles the graphs, or reads them from the user's cache.
 
-        precision: fp32, or bf16 for what `openvino_kernels` names; fp32 does without our kernels, at OpenVINO's own
-        speed, where there is no C++ compiler. hint: latency, one call takes all threads; throughput, several concurrent
-        calls share them. cache: keep the compiled graphs, as large as its weights, if that can be written. Raises
-        BackendError.
+        precision: fp32 or bf16, see above; fp32 does without our kernels, at OpenVINO's own speed, where there is no
+        C++ compiler. hint: latency, one call takes all threads; throughput, several concurrent calls share them.
+        cache: keep the compiled graphs, as large as its weights, if that can be written. Raises BackendError.
         """
         if precision not in PRECISIONS:
             raise BackendError(f"OpenVINO has no precision {precision!r} here: choose one of {', '.join(PRECISIONS)}")
@@ -58,7 +58,7 @@ class OpenVinoSession(GraphSession):
             raise BackendError(f"OpenVINO has no hint {hint!r}: choose one of {', '.join(HINTS)}")
         check_version(openvino)
         self.name = "openvino" if precision == "fp32" else f"openvino:{precision}"
-        self.specs = graphs_of(bundle.config)
+        self.specs = specs_of(bundle)
         kernels = _kernels(precision)
         self._core = openvino.Core()
         self._core.add_extension(ConversionExtension("DeformConv", _deform_conv))
@@ -73,28 +73,44 @@ class OpenVinoSession(GraphSession):
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        folder = _cache_folder(bundle, kernels) if cache else None
-        if folder is not None:
-            options["CACHE_DIR"] = str(folder)
+        precisions = None if kernels is None else KernelPrecisions.of(kernels, precision)
+        if precision == "bf16" and kernels is not None and kernels.bf16_pays and not what_hides_bf16():
+            options["INFERENCE_PRECISION_HINT"] = "bf16"
         kernel_threads = 1 if hint == "throughput" else threads or usable_cores()
+        compiled_with = f"{kernels and kernels.fingerprint} {precisions} {kernel_threads} {options}"
+        self._cache = CompiledCache.of(bundle, compiled_with) if cache else None
         self._models = {
-            name: self._compile(bundle, name, kernels, precision == "bf16", kernel_threads, options) for name in GRAPHS
+            name: self._compile(bundle, name, kernels, precisions, kernel_threads, options) for name in self.specs
         }
-        self._idle: dict[str, list[Any]] = {name: [] for name in GRAPHS}  # infer requests
+        self._idle: dict[str, list[Any]] = {name: [] for name in self.specs}  # infer requests
         # Most weights were copied, in the order that OpenVINO's kernels read.
-        forget_mapped_files(bundle.path.resolve(), *filter(None, [folder]))
+        forget_mapped_files(bundle.path.resolve())
+        if self._cache is not None:
+            self._cache.used()
+            self._mapped = self._cache.mapped  # the last attribute, which is let go of after the compiled graphs
 
     def _compile(
-        self, bundle: Bundle, name: str, kernels: Kernels | None, bf16: bool, threads: int, options: dict[str, Any]
+        self,
+        bundle: Bundle | BakedFile,
+        name: str,
+        kernels: Kernels | None,
+        precisions: KernelPrecisions | None,
+        threads: int,
+        options: dict[str, Any],
     ) -> openvino.CompiledModel:
-        path = bundle.graph_path(name).resolve()  # the path as given is part of the cache's key
+        path = bundle.graph_path(name)
+        if self._cache is not None and (kept := self._cache.read(self._core, name, options)) is not None:
+            return kept
         try:
             model = self._core.read_model(str(path))
-            if kernels is not None:
-                use_kernels(model, path, kernels, bf16, threads)
-            return self._core.compile_model(model, "CPU", options)
+            if kernels is not None and precisions is not None:
+                use_kernels(model, path, kernels, precisions, threads)
+            compiled = self._core.compile_model(model, "CPU", options)
         except Exception as error:  # OpenVINO raises RuntimeError and others, by release
             raise BackendError(f"OpenVINO {openvino.__version__} cannot load {path}: {one_line(error)}") from error
+        if self._cache is not None:
+            self._cache.write(name, compiled)
+        return compiled
 
     def _run(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:
         feed = {tensor.name: np.ascontiguousarray(array) for tensor, array in zip(spec.inputs, arrays, strict=True)}
@@ -115,9 +131,9 @@ class OpenVinoSession(GraphSession):
 
 
 def supports_bf16() -> bool:
-    """Whether this CPU has the matrix instructions for bf16, not hidden, and a C++ compiler made use of them."""
+    """Whether openvino:bf16 works here: our kernels are there, with whole numbers of 16 bits."""
     try:
-        return load_kernels().has_bf16 and not what_hides_bf16()
+        return load_kernels().has_int16
     except BackendError:
         return False
 
@@ -130,11 +146,12 @@ def _kernels(precision: str) -> Kernels | None:
         if precision == "fp32":
             return None
         raise BackendError(f"OpenVINO in {precision} takes our own kernels, and {error}") from error
-    if precision == "bf16" and not kernels.has_bf16:
-        hidden = f" left by {VARIABLE}={word}" if (word := os.environ.get(VARIABLE)) else ""
-        raise BackendError(f"this CPU has no bf16{hidden} (it takes AVX512-BF16): use the backend openvino, in fp32")
-    if precision == "bf16" and (hidden := what_hides_bf16()):
-        raise BackendError(f"{hidden} hides bf16: use the backend openvino, in fp32")
+    if precision == "bf16" and not kernels.has_int16:
+        left = f"{VARIABLE}={word} leaves" if (word := os.environ.get(VARIABLE)) else "this CPU has"
+        raise BackendError(
+            f"OpenVINO in bf16 takes products of 16-bit whole numbers, and {left} none that our kernels know (AVX2, "
+            "AVX-512): use the backend openvino, in fp32"
+        )
     return kernels
 
 
@@ -158,14 +175,3 @@ def _deform_conv(node: Any) -> list[Any]:
     )
     shape = opset8.constant(np.array([1, -1, 1, 1], np.int64))
     return [opset8.add(convolved, opset8.reshape(bias, shape, False)).output(0)]
-
-
-def _cache_folder(bundle: Bundle, kernels: Kernels | None) -> Path | None:
-    """The user's cache of these very graphs and kernels, or None if nothing can be written to it.
-
-    Not in the bundle, which may come from someone else: a compiled graph is loaded as it is. OpenVINO's own key holds
-    the ONNX file's path but not the weights beside it: with other weights in the same place it would give the old ones'
-    results. So the folder's name holds the hashes that the manifest gives.
-    """
-    key = hashlib.sha256(f"{graphs_key(bundle)} {kernels and kernels.fingerprint}".encode())
-    return user_cache(f"openvino/{key.hexdigest()[:16]}")

@@ -82,6 +82,8 @@ class BatchDetector:
         Raises GlipExportError for a bundle that sees pictures at several scales.
         """
         check_one_scale(detector.config, "a service")
+        if detector.baked is not None:
+            raise GlipExportError(f"{detector.baked.path} is a baked model; a service takes the bundle it came from")
         if max_rows < 1:
             raise GlipExportError(f"max_rows is {max_rows}; it is 1 or more")
         self.detector = detector

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from glip_export.graphs.contracts import FUSION_HEAD, LEVELS, TEXT_ENCODER, VISION_BACKBONE, GraphSpec
+from glip_export.graphs.contracts import BAKED, FUSION_HEAD, LEVELS, TEXT_ENCODER, VISION_BACKBONE, GraphSpec
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -71,6 +71,13 @@ class GraphSession(ABC):
         boxes, scores, labels, count = self._run_batch(
             FUSION_HEAD, (*features, text_features, attention_mask, class_map, image_sizes)
         )
+        return boxes, scores, labels, count
+
+    def baked(self, *inputs: np.ndarray) -> tuple[F32, F32, I64, I64]:
+        """A baked model's one graph: pictures, as the file takes them, to what `fusion_head` gives."""
+        spec = self.specs[BAKED.name]
+        takes_batch = spec.inputs[0].axes[0] == "B"
+        boxes, scores, labels, count = (self._run_batch if takes_batch else self._run)(spec, inputs)
         return boxes, scores, labels, count
 
     def _run_batch(self, spec: GraphSpec, arrays: tuple[np.ndarray, ...]) -> list[Any]:

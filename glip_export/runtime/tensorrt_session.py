@@ -18,7 +18,7 @@ from glip_export.runtime.cuda.library import Library
 from glip_export.runtime.cuda.profiles import Range
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
 from glip_export.runtime.host_nms import CANDIDATES, finished
-from glip_export.trt.engine_set import ENGINES_JSON, PRECISIONS, EngineSet, folder_name, read_engine_set
+from glip_export.trt.engine_set import ENGINES_JSON, INT8, PRECISIONS, EngineSet, folder_name, read_engine_set
 from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, find_gpu
 from glip_export.trt.gpus import Gpu, engine_targets, rtx_doubt, rtx_refusal, rtx_serves
 
@@ -105,7 +105,7 @@ def open_engine_set(bundle: Bundle, flavor: str, precision: str = "") -> EngineS
         gpu = find_gpu() if flavor == TENSORRT_RTX else None
         if gpu is not None and (why_not := rtx_refusal(gpu)):
             raise BackendError(why_not)
-        command = build_command(bundle, flavor, precision or PRECISIONS[0])
+        command = build_command(bundle, flavor, precision or (INT8 if bundle.precision == INT8 else PRECISIONS[0]))
         others = f" (it has {', '.join(built)})" if built else ""
         raise BackendError(
             f"{bundle.path} has no {flavor} engines{f' in {precision}' if precision else ''}{others}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from glip_export.errors import BackendError
 from glip_export.runtime import backends, onnxruntime_providers, tensorrt_session
-from glip_export.runtime.backends import BACKENDS, available_backends, open_session
+from glip_export.runtime.backends import BACKENDS, automatic, available_backends, open_session
 from glip_export.trt import flavor
 
 BUNDLE = SimpleNamespace(path=Path("engines/tiny"))
@@ -64,7 +65,7 @@ def test_a_word_is_a_name_or_a_name_and_a_precision(opened: list[tuple]) -> None
     ("word", "told"),
     [
         ("opnvino", "choose one of auto, torch, onnxruntime, openvino, tensorrt, tensorrt_rtx$"),
-        ("auto:bf16", "there is no backend 'auto'"),
+        ("auto:int8", "there is no backend 'auto'"),
         ("openvino:int8", "there is no backend 'openvino:int8': choose openvino, openvino:fp32, openvino:bf16"),
         ("openvino:", "there is no backend 'openvino:'"),
         (
@@ -100,6 +101,71 @@ def test_auto_passes_by_what_does_not_work(opened: list[tuple], monkeypatch: pyt
     fail("onnxruntime", monkeypatch, BackendError("cannot load the graph"))
     with pytest.raises(BackendError, match=r"engines/tiny here: .*glip-export\[openvino\].*; cannot load the graph"):
         open_session(BUNDLE, "auto")
+
+
+def test_auto_says_what_it_takes_and_why(
+    opened: list[tuple], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_gpu(monkeypatch)
+    caplog.set_level(logging.INFO, "glip_export.runtime.backends")
+    why = (
+        "the fastest that is exact enough and works here; no engines for a GPU here; no CUDA in ONNX Runtime; "
+        "no CUDA in PyTorch"
+    )
+    assert open_session(BUNDLE, "auto").name == "openvino"
+    assert caplog.messages == [f"auto takes openvino: {why}"]
+    assert automatic(BUNDLE) == ("openvino", why)
+    monkeypatch.setattr(backends, "find_spec", lambda name: name != "openvino" or None)
+    assert automatic(BUNDLE) == ("onnxruntime", f"{why}; no OpenVINO")
+    caplog.clear()
+    fail("openvino", monkeypatch, BackendError("OpenVINO cannot load the graph"))
+    assert open_session(BUNDLE, "auto").name == "onnxruntime"
+    assert caplog.messages == [f"auto takes onnxruntime: {why}; OpenVINO cannot load the graph"]
+
+
+def test_auto_on_a_cpu_imports_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpu(monkeypatch)
+    usable = backends._BACKENDS["torch"]
+    fails = backends._Backend(usable.open, lambda bundle: pytest.fail("torch is imported"), "", usable.precisions)
+    monkeypatch.setitem(backends._BACKENDS, "torch", fails)
+    assert automatic(BUNDLE)[0] == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("word", "works", "taken"),
+    [
+        ("auto:bf16", ("openvino:bf16",), "openvino:bf16"),
+        ("auto:bf16", (), "openvino"),
+        ("auto:bf16", ("openvino:bf16", "torch:cuda", "torch:cuda:fp32", "torch:cuda:bf16"), "torch:cuda:bf16"),
+        ("auto:bf16", ("openvino:bf16", "onnxruntime:cuda"), "onnxruntime:cuda"),  # fp32 on a GPU is faster
+        ("auto:fp16", ("openvino:bf16",), "openvino"),
+        ("auto:fp16", ("tensorrt:fp16", "tensorrt_rtx:fp16"), "tensorrt:fp16"),
+        ("auto", ("openvino:bf16",), "openvino"),  # nobody asked for less than fp32
+    ],
+)
+def test_a_precision_may_be_asked_for(
+    opened: list[tuple], monkeypatch: pytest.MonkeyPatch, word: str, works: tuple[str, ...], taken: str
+) -> None:
+    monkeypatch.setattr(flavor, "find_gpu", lambda: flavor.Gpu("a GPU", "8.9"))
+    monkeypatch.setattr(backends, "_has_cuda", lambda bundle: "onnxruntime:cuda" in works)
+    table = dict(backends._FASTEST_FIRST)
+    table |= {"onnxruntime:cuda": backends._has_cuda, "tensorrt": lambda bundle: False}
+    monkeypatch.setattr(backends, "_FASTEST_FIRST", tuple({**table, "tensorrt_rtx": lambda bundle: False}.items()))
+    for name, backend in list(backends._BACKENDS.items()):
+        offered = tuple(each.partition(":")[2] for each in works if each.partition(":")[0] == name)
+        usable = backends._Backend(backend.open, lambda bundle, offered=offered: offered, "", backend.precisions)
+        monkeypatch.setitem(backends._BACKENDS, name, usable)
+    monkeypatch.setattr(backends, "find_spec", lambda name: True)
+    assert automatic(BUNDLE, word)[0] == taken
+    open_session(BUNDLE, word)
+    name, _, precision = taken.partition(":")
+    assert opened[-1][::3] == (name, precision)
+
+
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flavor, "find_gpu", lambda: None)
+    monkeypatch.setattr(onnxruntime_providers, "find_gpu", lambda: None)
+    monkeypatch.setattr(onnxruntime_providers.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("missing", ["nothing", "package", "cuda-python", "device", "engines"])

@@ -7,7 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_bf16_finds_the_detections_again(
     from glip_export.runtime.openvino_session import supports_bf16
 
     if not supports_bf16():
-        pytest.skip("this CPU has no bf16, or the environment hides it")
+        pytest.skip("openvino:bf16 needs our kernels with AVX2 or AVX-512")
     fast = open_session(bundle, "openvino:bf16", threads=2)
     assert fast.name == "openvino:bf16"
     inputs = [case.inputs(bundle.config) for case in cases]
@@ -79,8 +79,8 @@ def test_bf16_finds_the_detections_again(
     diff = _recall(fast, inputs, expected)
     assert diff.counted > 400
     assert diff.within(), f"{diff.found} of {diff.counted}"
-    assert diff.score > 1e-3  # so it is bf16
-    assert _recall(session, inputs, expected).score < 1e-4  # and fp32 never is, on a CPU that could
+    assert diff.score > 2e-4  # so it is not fp32
+    assert _recall(session, inputs, expected).score < 1e-4  # and fp32 never is less, on a CPU that could
 
 
 def test_shapes_in_turn_leave_earlier_outputs_alone(
@@ -180,8 +180,9 @@ def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPa
         OpenVinoSession(bundle, precision="int8")
     with pytest.raises(BackendError, match="no hint 'fast': choose one of latency, throughput"):
         OpenVinoSession(bundle, hint="fast")
-    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_bf16=False))
-    with pytest.raises(BackendError, match="this CPU has no bf16"):
+    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_int16=False))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(BackendError, match="takes products of 16-bit whole numbers, and this CPU has none"):
         OpenVinoSession(bundle, precision="bf16")
 
     def without_compiler() -> None:
@@ -193,22 +194,48 @@ def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     assert OpenVinoSession(bundle, threads=2).name == "openvino"  # fp32 does without
 
 
-def test_bf16_that_is_hidden_is_not_offered(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once from our kernels, once from oneDNN."""
+def test_bf16_without_whole_numbers_is_not_offered(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     from glip_export.runtime import openvino_session
 
-    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_bf16=True))
-    monkeypatch.delenv(ONEDNN_VARIABLE, raising=False)
+    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_int16=True))
     assert "openvino:bf16" in available_backends(bundle)
-    monkeypatch.setenv(ONEDNN_VARIABLE, "AVX2")
+    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_int16=False))
+    monkeypatch.setenv(VARIABLE, "generic")
     assert "openvino:bf16" not in available_backends(bundle) and "openvino" in available_backends(bundle)
-    with pytest.raises(BackendError, match=r"^ONEDNN_MAX_CPU_ISA=AVX2 hides bf16: use the backend openvino, in fp32$"):
+    with pytest.raises(BackendError, match=r"GLIP_EXPORT_CPU_ISA=generic leaves none .*: use the backend openvino"):
         openvino_session.OpenVinoSession(bundle, precision="bf16")
-    monkeypatch.setattr(openvino_session, "load_kernels", lambda: SimpleNamespace(has_bf16=False))
-    monkeypatch.setenv(VARIABLE, "avx512")
-    assert "openvino:bf16" not in available_backends(bundle)
-    with pytest.raises(BackendError, match="this CPU has no bf16 left by GLIP_EXPORT_CPU_ISA=avx512"):
-        openvino_session.OpenVinoSession(bundle, precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("precision", "pays", "word", "hint"),
+    [
+        ("bf16", True, "", "bf16"),
+        ("bf16", False, "", "f32"),
+        ("bf16", True, "AVX2", "f32"),
+        ("fp32", True, "", "f32"),
+    ],
+)
+def test_openvinos_own_operators_take_bf16_where_it_pays(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, precision: str, pays: bool, word: str, hint: str
+) -> None:
+    from glip_export.runtime import openvino_session
+
+    seen: list[str] = []
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(*arguments: Any) -> None:
+        seen.append(arguments[-1]["INFERENCE_PRECISION_HINT"])
+        raise StoppedError
+
+    kernels = SimpleNamespace(has_int16=True, has_int8=False, bf16_pays=pays, fingerprint="none")
+    monkeypatch.setattr(openvino_session, "load_kernels", lambda: kernels)
+    monkeypatch.setattr(openvino_session.OpenVinoSession, "_compile", stop)
+    monkeypatch.setenv(ONEDNN_VARIABLE, word)
+    with pytest.raises(StoppedError):
+        openvino_session.OpenVinoSession(bundle, precision=precision, cache=False)
+    assert seen == [hint]
 
 
 def test_wrong_inputs_are_one_line(session: OpenVinoSession) -> None:
@@ -219,7 +246,8 @@ def test_wrong_inputs_are_one_line(session: OpenVinoSession) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_graph_is_named(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_damaged_graph_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # in which nothing is compiled yet
     folder = tmp_path / "tiny"
     shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("cache"))
     opened = Bundle.open(folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from glip_export.runtime.native import Kernels
+from glip_export.runtime.native.kernels import PRECISIONS
 
 F32 = np.float32
 HANDLER = 304  # PyDataMem_SetHandler's place in NumPy's C API
@@ -33,35 +34,43 @@ def take_memory_from_malloc(library: str) -> None:
     assert np._core.multiarray.get_handler_name(np.zeros(1)) == "uncached"  # type: ignore[attr-defined]
 
 
-def call_all(kernels: Kernels, threads: int, bf16: bool) -> None:
-    """Every wrapper, of arrays that nobody else refers to where that can be."""
+def call_all(kernels: Kernels, threads: int, precision: str) -> None:
+    """Every wrapper, of arrays nobody else refers to where that can be."""
     rng = np.random.default_rng(0)
 
     def random(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, F32)
 
-    for rows, width, hidden in ((1, 1, 1), (97, 17, 33)):
-        layers = [
-            (kernels.pack_linear(random(out, into), bf16), kernels.pad_bias(random(out)))
-            for into, out in ((width, hidden), (hidden, width))
-        ]
-        out = np.full((rows, width), np.nan, F32)
-        kernels.mlp(random(rows, width), layers[0], layers[1], out, bf16, threads)
-        assert np.isfinite(out).all()
+    for height, width, window, shift in ((1, 1, 7, 3), (9, 15, 7, 3), (3, 4, 2, 0)):
+        x, channels, hidden = random(2, height, width, 64), 64, 96
+        parameters = [random(channels) for _ in range(4)]
+        for out, depth in ((3 * channels, channels), (channels, channels), (hidden, channels), (channels, hidden)):
+            parameters += kernels.pack_layer((random(out, depth), random(out)), precision)
+        parameters.append(random(2, window**2, kernels.padded(window**2)))
+        y = np.full_like(x, np.nan)
+        kernels.swin_block(x, y, parameters, 2, window, shift, hidden, (1e-5, 1e-5), precision, threads)
+        assert np.isfinite(y).all()
+
+        text = random(2, height * width, 64)
+        result, mask = np.full_like(text, np.nan), np.zeros((2, 1, 1, height * width), F32)
+        limits = (-5e4, 5e4, -5e4, 5e4)
+        kernels.bert_layer(text, mask, result, parameters[:-1], 4, hidden, limits, (1e-12, 1e-12), precision, threads)
+        assert np.isfinite(result).all()
 
     channels, sizes = kernels.panel, [(7, 9), (4, 5), (1, 1)]
     levels = [random(1, channels, *size) for size in sizes]
     out = np.full((1, sum(height * width for height, width in sizes), channels), np.nan, F32)
-    kernels.dyconv(
-        levels, [out], sizes, _dyconv_parameters(kernels, random, bf16), 4, (1e-5, 1e-5, 1e-5), bf16, threads
-    )
+    parameters = _dyconv_parameters(kernels, random, precision)
+    kernels.dyconv(levels, [out], sizes, parameters, 4, (1e-5, 1e-5, 1e-5), precision, threads)
     assert np.isfinite(out).all()
 
     text = random(1, 24, channels), random(1, 24, 1), random(1, 24, channels)
     to_text, to_image = np.full((1, 24, channels), np.nan, F32), np.full((1, 100, channels), np.nan, F32)
     mask = np.ones((1, 1, 1, 3), F32)
-    kernels.bi_attention(random(1, 100, channels), text, mask, (-5e4, 5e4), to_text, to_image, bf16, threads)
-    assert np.isfinite(to_text).all() and np.isfinite(to_image).all()
+    image = random(1, 100, channels)
+    for norm in (None, random(4, channels)):
+        kernels.bi_attention(image, text, mask, (-5e4, 5e4), to_text, to_image, precision, threads, norm, 1e-5)
+        assert np.isfinite(to_text).all() and np.isfinite(to_image).all()
 
 
 def call_with_freed_sizes(kernels: Kernels) -> None:
@@ -73,7 +82,7 @@ def call_with_freed_sizes(kernels: Kernels) -> None:
     rng = np.random.default_rng(0)
     channels = kernels.panel
     feature, out = rng.standard_normal((1, 9, channels), F32), np.empty((1, 9, channels), F32)
-    parameters = _dyconv_parameters(kernels, lambda *shape: rng.standard_normal(shape, F32), False)
+    parameters = _dyconv_parameters(kernels, lambda *shape: rng.standard_normal(shape, F32), "fp32")
     function = kernels._library.glip_dyconv
     function.argtypes = None
     tables = [(ctypes.c_void_p * len(arrays))(*map(address, arrays)) for arrays in ([feature], [out], parameters)]
@@ -81,11 +90,11 @@ def call_with_freed_sizes(kernels: Kernels) -> None:
     function(address(np.array([1, channels, 4, 1, 0, 0, 3, 3], np.int64)), *tables, epsilon, 0, 1)
 
 
-def _dyconv_parameters(kernels: Kernels, random, bf16: bool) -> list[np.ndarray]:
+def _dyconv_parameters(kernels: Kernels, random, precision: str) -> list[np.ndarray]:
     channels, hidden = kernels.panel, kernels.panel // 4
     convolutions = []
     for _ in range(3):
-        convolutions += [kernels.pack_deform_conv(random(channels, channels, 3, 3), bf16)]
+        convolutions += [kernels.pack_deform_conv(random(channels, channels, 3, 3), precision)]
         convolutions += [random(channels) for _ in range(3)]
     counts = (channels, 1, hidden * channels, hidden, 4 * channels * hidden, 4 * channels)
     offset = kernels.pack_offset_conv(random(27, channels, 3, 3), random(27))
@@ -98,7 +107,9 @@ if __name__ == "__main__":
     if sys.argv[3:] == ["freed"]:
         call_with_freed_sizes(compiled)
     else:
-        for precision in (False, True)[: 1 + compiled.has_bf16]:
+        for precision in PRECISIONS:
+            if precision != "fp32" and not getattr(compiled, f"has_{precision}"):
+                continue
             for count in (1, 3):
                 call_all(compiled, count, precision)
     print("done")

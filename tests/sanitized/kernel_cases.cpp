@@ -4,6 +4,7 @@
 //   kernel_cases FILE FAULT    a fault on purpose, which a sanitizer must find: freed, short, misaligned, race
 
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -12,15 +13,19 @@
 #include "case_file.hpp"
 
 extern "C" {
-int glip_has_bf16();
+int glip_has_int16();
+int glip_has_int8();
 std::int64_t glip_panel();
-void glip_linear_pack(const float*, std::int64_t, std::int64_t, int, void*);
-int glip_mlp(const std::int64_t*, const float*, const void*, const float*, const void*, const float*, float*, int, int);
+void glip_layer_pack(const float*, std::int64_t, std::int64_t, int, void*);
+int glip_patch_embed(const std::int64_t*, const float*, const void*, const float*, const float*, const float*, float, float*,
+                     int);
+int glip_swin_block(const std::int64_t*, const float*, const void* const*, const float*, float*, int, int);
+int glip_bert_layer(const std::int64_t*, const float*, const float*, const void* const*, const float*, float*, int, int);
 void glip_deform_conv_pack(const float*, std::int64_t, int, void*);
 void glip_offset_conv_pack(const float*, std::int64_t, float*);
 int glip_dyconv(const std::int64_t*, const float* const*, float* const*, const void* const*, const float*, int, int);
-int glip_bi_attention(const std::int64_t*, const float*, const float*, const float*, const float*, const float*, float*,
-                      float*, float, float, int, int);
+int glip_bi_attention(const std::int64_t*, const float*, const float*, const float*, const float*, const float*,
+                      const float*, float*, float*, float, float, float, int, int);
 }
 
 namespace {
@@ -32,7 +37,7 @@ using Bytes = std::unique_ptr<char[]>;
 struct Case {
     std::string kind;
     Sizes sizes;
-    Floats numbers;              // the tolerances in fp32 and bf16, then the kind's own
+    Floats numbers;              // the tolerances in fp32 and in less, then the kind's own
     std::vector<Floats> inputs;  // the kind's order
     std::vector<Floats> expected;
 };
@@ -52,29 +57,71 @@ bool near(const Floats& got, const Floats& expected, float tolerance) {
     return largest <= tolerance * std::sqrt(square / double(expected.size()));
 }
 
-struct Linear {
-    Bytes weight;
-    Floats bias;
+// Four layers (qkv, projection, MLP) as both kinds of blocks take them after their norms; weights, then biases.
+struct Block {
+    std::vector<Bytes> packed;
+    std::vector<Floats> biases;
+    std::vector<const void*> parameters;
 };
 
-Linear pack_linear(const Floats& weight, const Floats& bias, std::int64_t in, std::int64_t out, bool bf16) {
-    Linear layer{Bytes(new char[std::size_t(padded(in) * padded(out) * 4)]), bias};
-    glip_linear_pack(weight.data(), in, out, bf16, layer.weight.get());
-    Floats padded_bias(std::size_t(padded(out)), 0.f);
-    std::copy(bias.begin(), bias.end(), padded_bias.begin());
-    layer.bias = std::move(padded_bias);
-    return layer;
+// inputs from `first` on: the norms' weights and biases, then the layers'.
+Block pack_block(const Case& c, std::size_t first, std::int64_t channels, std::int64_t hidden, int precision) {
+    const std::pair<std::int64_t, std::int64_t> layers[] = {
+        {channels, 3 * channels}, {channels, channels}, {channels, hidden}, {hidden, channels}};
+    Block block;
+    for (std::size_t i = 0; i < 4; ++i) block.parameters.push_back(c.inputs[first + i].data());
+    for (std::size_t layer = 0; layer < 4; ++layer) {
+        const auto [depth, width] = layers[layer];
+        const std::int64_t unit[] = {1, 2, 4}, size[] = {4, 2, 1};
+        const auto rows = (depth + unit[precision] - 1) / unit[precision] * unit[precision];
+        block.packed.emplace_back(new char[std::size_t((rows * size[precision] + (precision ? 4 : 0)) * padded(width))]);
+        glip_layer_pack(c.inputs[first + 4 + 2 * layer].data(), depth, width, precision, block.packed.back().get());
+        block.biases.emplace_back(c.inputs[first + 5 + 2 * layer]);
+        block.biases.back().resize(std::size_t(padded(width)));
+    }
+    for (std::size_t layer = 0; layer < 4; ++layer) {
+        block.parameters.push_back(block.packed[layer].get());
+        block.parameters.push_back(block.biases[layer].data());
+    }
+    return block;
 }
 
-// sizes: rows, in, hidden, out. inputs: x, then the two layers' weights and biases.
-std::vector<Floats> mlp(const Case& c, bool bf16, int threads) {
-    const auto rows = c.sizes[0], in = c.sizes[1], hidden = c.sizes[2], out = c.sizes[3];
-    const Linear first = pack_linear(c.inputs[1], c.inputs[2], in, hidden, bf16);
-    const Linear last = pack_linear(c.inputs[3], c.inputs[4], hidden, out, bf16);
-    const Sizes sizes{rows, in, padded(hidden), out};
-    std::vector<Floats> result{Floats(std::size_t(rows * out), kUnwritten)};
-    if (glip_mlp(sizes.data(), c.inputs[0].data(), first.weight.get(), first.bias.data(), last.weight.get(),
-                 last.bias.data(), result[0].data(), bf16, threads))
+// sizes: as glip_patch_embed's. numbers: the norm's epsilon. inputs: images, the projection and its bias, the norm's.
+std::vector<Floats> patch_embed(const Case& c, int threads) {
+    const auto channels = c.sizes[3], depth = 3 * c.sizes[4] * c.sizes[4];
+    const Bytes packed(new char[std::size_t(depth * padded(channels) * 4)]);
+    glip_layer_pack(c.inputs[1].data(), depth, channels, 0, packed.get());
+    Floats bias = c.inputs[2];
+    bias.resize(std::size_t(padded(channels)));
+    std::vector<Floats> result{Floats(c.expected[0].size(), kUnwritten)};
+    if (glip_patch_embed(c.sizes.data(), c.inputs[0].data(), packed.get(), bias.data(), c.inputs[3].data(),
+                         c.inputs[4].data(), c.numbers[2], result[0].data(), threads))
+        CaseFile::fail("no memory");
+    return result;
+}
+
+// sizes: as glip_swin_block's. numbers: the norms' epsilons. inputs: x, the norms' weights and biases, the four layers'
+// and the relative biases (heads, window^2, window^2).
+std::vector<Floats> swin_block(const Case& c, int precision, int threads) {
+    const auto heads = c.sizes[4], positions = c.sizes[5] * c.sizes[5];
+    Block block = pack_block(c, 1, c.sizes[3], c.sizes[7], precision);
+    Floats relative(std::size_t(heads * positions * padded(positions)), -3e38f);
+    for (std::int64_t row = 0; row < heads * positions; ++row)
+        std::copy_n(c.inputs[13].begin() + row * positions, positions, relative.begin() + row * padded(positions));
+    block.parameters.push_back(relative.data());
+    std::vector<Floats> result{Floats(c.inputs[0].size(), kUnwritten)};
+    if (glip_swin_block(c.sizes.data(), c.inputs[0].data(), block.parameters.data(), c.numbers.data() + 2,
+                        result[0].data(), precision, threads))
+        CaseFile::fail("no memory");
+    return result;
+}
+
+// sizes, numbers: as glip_bert_layer's. inputs: x, mask, the norms' weights and biases, the four layers'.
+std::vector<Floats> bert_layer(const Case& c, int precision, int threads) {
+    const Block block = pack_block(c, 2, c.sizes[2], c.sizes[4], precision);
+    std::vector<Floats> result{Floats(c.inputs[0].size(), kUnwritten)};
+    if (glip_bert_layer(c.sizes.data(), c.inputs[0].data(), c.inputs[1].data(), block.parameters.data(),
+                        c.numbers.data() + 2, result[0].data(), precision, threads))
         CaseFile::fail("no memory");
     return result;
 }
@@ -99,17 +146,24 @@ struct DyConv {
     Floats offset_bias;
 };
 
-DyConv pack_dyconv(const Case& c, bool bf16) {
+std::int64_t packed_bytes(std::int64_t channels, int precision) {
+    const std::int64_t weights = 9 * channels * channels;
+    return precision == 2   ? weights + 40 * channels
+           : precision == 1 ? 2 * weights + 4 * channels
+                            : 4 * weights;
+}
+
+DyConv pack_dyconv(const Case& c, int precision) {
     const std::int64_t channels = c.sizes[1], levels = c.sizes[3];
     const Floats* const given = c.inputs.data() + levels;  // 20, in dyconv.cpp's order, none packed
     DyConv made;
     for (int place = 0; place < 20; ++place) {
         const bool convolution = place == 0 || place == 4 || place == 8, offset = place == 18;
         if (convolution || offset) {
-            const auto bytes = convolution ? 9 * channels * channels * (bf16 ? 2 : 4) : 9 * channels * 32 * 4;
+            const auto bytes = convolution ? packed_bytes(channels, precision) : 9 * channels * 32 * 4;
             made.packed.emplace_back(new char[std::size_t(bytes)]);
             if (convolution)
-                glip_deform_conv_pack(given[place].data(), channels, bf16, made.packed.back().get());
+                glip_deform_conv_pack(given[place].data(), channels, precision, made.packed.back().get());
             else
                 glip_offset_conv_pack(given[place].data(), channels, reinterpret_cast<float*>(made.packed.back().get()));
             made.parameters.push_back(made.packed.back().get());
@@ -127,9 +181,9 @@ DyConv pack_dyconv(const Case& c, bool bf16) {
 
 // sizes as glip_dyconv's, with 0 for both kinds of maps. inputs: the levels' maps, then 20 parameters. numbers: three
 // epsilons. All four ways of giving and taking the maps.
-std::vector<Floats> dyconv(const Case& c, bool bf16, int threads) {
+std::vector<Floats> dyconv(const Case& c, int precision, int threads) {
     const auto levels = std::size_t(c.sizes[3]);
-    const DyConv block = pack_dyconv(c, bf16);
+    const DyConv block = pack_dyconv(c, precision);
     const std::vector<Floats> maps(c.inputs.begin(), c.inputs.begin() + std::ptrdiff_t(levels));
     const Floats positions = as_positions(c.sizes, maps);
     std::vector<Floats> first;
@@ -146,7 +200,7 @@ std::vector<Floats> dyconv(const Case& c, bool bf16, int threads) {
         if (!sizes[4]) from.push_back(positions.data());
         if (!sizes[5]) out.emplace_back(positions.size(), kUnwritten);
         for (Floats& array : out) to.push_back(array.data());
-        if (glip_dyconv(sizes.data(), from.data(), to.data(), block.parameters.data(), c.numbers.data() + 2, bf16,
+        if (glip_dyconv(sizes.data(), from.data(), to.data(), block.parameters.data(), c.numbers.data() + 2, precision,
                         threads))
             CaseFile::fail("no memory");
         if (sizes[5]) out = {as_positions(c.sizes, out)};
@@ -159,39 +213,53 @@ std::vector<Floats> dyconv(const Case& c, bool bf16, int threads) {
 }
 
 // sizes: batch, N, C, heads, T. inputs: image, keys, bias, values, mask. numbers: low, high.
-std::vector<Floats> bi_attention(const Case& c, bool bf16, int threads) {
+std::vector<Floats> bi_attention(const Case& c, int precision, int threads) {
     std::vector<Floats> out{Floats(c.inputs[1].size(), kUnwritten), Floats(c.inputs[0].size(), kUnwritten)};
     if (glip_bi_attention(c.sizes.data(), c.inputs[0].data(), c.inputs[1].data(), c.inputs[2].data(),
-                          c.inputs[3].data(), c.inputs[4].data(), out[0].data(), out[1].data(), c.numbers[2],
-                          c.numbers[3], bf16, threads))
+                          c.inputs[3].data(), c.inputs[4].data(), c.inputs[5].data(), out[0].data(), out[1].data(),
+                          c.numbers[2], c.numbers[3], c.numbers[4], precision, threads))
         CaseFile::fail("no memory");
     return out;
 }
 
-std::vector<Floats> run(const Case& c, bool bf16, int threads) {
-    if (c.kind == "mlp") return mlp(c, bf16, threads);
-    if (c.kind == "dyconv") return dyconv(c, bf16, threads);
-    return bi_attention(c, bf16, threads);
+struct Precision {  // by the kernels' number for it
+    const char *name, *kinds;
+    int (*is_there)();
+    bool is_of(const std::string& kind) const { return std::strstr(kinds, kind.c_str()) != nullptr; }
+};
+const Precision kPrecisions[] = {
+    {"fp32", "patch_embed swin_block bert_layer dyconv bi_attention", [] { return 1; }},
+    {"int16", "swin_block bert_layer dyconv bi_attention", glip_has_int16},
+    {"int8", "swin_block bert_layer dyconv bi_attention", glip_has_int8},
+};
+
+std::vector<Floats> run(const Case& c, int precision, int threads) {
+    if (!kPrecisions[precision].is_of(c.kind)) precision = 0;
+    if (c.kind == "patch_embed") return patch_embed(c, threads);
+    if (c.kind == "swin_block") return swin_block(c, precision, threads);
+    if (c.kind == "bert_layer") return bert_layer(c, precision, threads);
+    if (c.kind == "dyconv") return dyconv(c, precision, threads);
+    return bi_attention(c, precision, threads);
 }
 
 std::vector<Floats> expected_of(const Case& c) {
     return c.kind == "dyconv" ? std::vector<Floats>{as_positions(c.sizes, c.expected)} : c.expected;
 }
 
-int check(const Case& c, std::size_t number, bool bf16, int threads) {
-    const auto got = run(c, bf16, threads), expected = expected_of(c);
+int check(const Case& c, std::size_t number, int precision, int threads) {
+    const auto got = run(c, precision, threads), expected = expected_of(c);
     for (std::size_t i = 0; i < expected.size(); ++i)
-        if (got.size() != expected.size() || !near(got[i], expected[i], c.numbers[bf16 ? 1 : 0])) {
-            std::fprintf(stderr, "case %zu, %s%s on %d threads: result %zu is wrong\n", number, c.kind.c_str(),
-                         bf16 ? " in bf16" : "", threads, i);
+        if (got.size() != expected.size() || !near(got[i], expected[i], c.numbers[precision ? 1 : 0])) {
+            std::fprintf(stderr, "case %zu, %s in %s on %d threads: result %zu is wrong\n", number,
+                         c.kind.c_str(), kPrecisions[precision].name, threads, i);
             return 1;
         }
     return 0;
 }
 
-int check_all(const std::vector<Case>& cases, bool bf16, int threads) {
+int check_all(const std::vector<Case>& cases, int precision, int threads) {
     int wrong = 0;
-    for (std::size_t i = 0; i < cases.size(); ++i) wrong += check(cases[i], i, bf16, threads);
+    for (std::size_t i = 0; i < cases.size(); ++i) wrong += check(cases[i], i, precision, threads);
     return wrong;
 }
 
@@ -209,8 +277,8 @@ int plant(const std::vector<Case>& cases, const std::string& fault) {
         Floats to_text(c.inputs[1].size()), to_image(c.inputs[0].size());
         const auto call = [&] {
             glip_bi_attention(c.sizes.data(), c.inputs[0].data(), c.inputs[1].data(), c.inputs[2].data(),
-                              c.inputs[3].data(), c.inputs[4].data(), to_text.data(), to_image.data(), c.numbers[2],
-                              c.numbers[3], 0, 1);
+                              c.inputs[3].data(), c.inputs[4].data(), c.inputs[5].data(), to_text.data(), to_image.data(),
+                              c.numbers[2], c.numbers[3], c.numbers[4], 0, 1);
         };
         std::thread other(call);
         call();
@@ -218,7 +286,7 @@ int plant(const std::vector<Case>& cases, const std::string& fault) {
         return 0;
     }
     const Case& c = first_of(cases, "dyconv");
-    DyConv block = pack_dyconv(c, false);
+    DyConv block = pack_dyconv(c, 0);
     const Floats positions = as_positions(c.sizes, c.inputs);
     Floats out(positions.size());
     const float* const from[] = {positions.data()};
@@ -251,15 +319,17 @@ int main(int count, char** words) {
     }
     if (count > 2) return plant(cases, words[2]);
     int wrong = 0;
-    for (const bool bf16 : {false, true}) {
-        if (bf16 && !glip_has_bf16()) continue;
-        for (const int threads : {1, 3}) wrong += check_all(cases, bf16, threads);
+    std::string names;
+    for (int precision = 0; precision < 3; ++precision) {
+        if (!kPrecisions[precision].is_there()) continue;
+        names += std::string(" ") + kPrecisions[precision].name;
+        for (const int threads : {1, 3}) wrong += check_all(cases, precision, threads);
         std::vector<int> found(3);  // calls at once, as OpenVINO's streams make them
         std::vector<std::thread> callers;
-        for (int& mine : found) callers.emplace_back([&] { mine = check_all(cases, bf16, 2); });
+        for (int& mine : found) callers.emplace_back([&] { mine = check_all(cases, precision, 2); });
         for (std::thread& caller : callers) caller.join();
         for (const int theirs : found) wrong += theirs;
     }
-    std::printf("%zu cases, panel %d, bf16 %d: %d wrong\n", cases.size(), int(glip_panel()), glip_has_bf16(), wrong);
+    std::printf("%zu cases, panel %d, in%s: %d wrong\n", cases.size(), int(glip_panel()), names.c_str(), wrong);
     return wrong != 0;
 }

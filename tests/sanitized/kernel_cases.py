@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from case_file import CaseFile
 
-from glip_export.config import HeadConfig
+from glip_export.config import BertConfig, HeadConfig, SwinConfig
 from glip_export.model.bi_attention import LIMIT, MASKED, NUM_HEADS
 from glip_export.model.dyconv import DyConv
-from glip_export.model.swin_block import Mlp
+from glip_export.model.swin import PatchEmbed
+from glip_export.model.swin_block import Block
+from glip_export.model.text_encoder import padding_mask
+from glip_export.model.text_layer import BertEncoderLayer
 
 CHANNELS = 64  # a multiple of every processor's panel
-FP32, BF16 = 1e-4, 0.15  # small maps show every rounding; a value read or written wrongly is off by far more
+FP32, WHOLE = 1e-4, 0.15  # small maps show every rounding; a value read or written wrongly is off by far more
 TILE = 96  # rows that the kernels take at once: kTile in product.hpp
 
 
@@ -23,14 +26,18 @@ def write_kernel_cases(path: Path) -> None:
     """All cases: around a tile's edges, maps of one position, offsets far outside, one token and many."""
     torch.manual_seed(0)
     with CaseFile(path) as file, torch.inference_mode():
-        for rows, width, hidden in (
-            (1, 1, 1),
-            (TILE - 1, 17, 33),
-            (TILE, 16, 64),
-            (TILE + 1, 65, 100),
-            (2 * TILE, 64, 7),
+        for height, width, channels in ((4, 4, 32), (12, 140, 96)):
+            _patch_embed(file, height, width, channels)
+        for height, width, channels, window, shifted in (
+            (1, 1, 32, 7, True),
+            (7, 14, 64, 7, False),
+            (8, 15, 64, 7, True),
+            (3, 4, 32, 2, True),
+            (13, 12, 32, 12, True),
         ):
-            _mlp(file, rows, width, hidden)
+            _swin_block(file, height, width, channels, window, shifted)
+        for tokens, channels, heads, hidden in ((1, 16, 1, 16), (7, 48, 3, 32), (TILE + 2, 80, 5, 848)):
+            _bert_layer(file, tokens, channels, heads, hidden)
         for sizes, offsets in (
             (((1, 1),), 0.0),
             (((1, 1), (1, 1)), 300.0),
@@ -40,13 +47,57 @@ def write_kernel_cases(path: Path) -> None:
         ):
             _dyconv(file, sizes, offsets)
         for positions, tokens in ((1, 1), (TILE - 1, 3), (TILE, 16), (TILE + 1, 17), (2 * TILE + 5, 40)):
-            _bi_attention(file, positions, tokens)
+            for normed in (False, True):
+                _bi_attention(file, positions, tokens, normed)
 
 
-def _mlp(file: CaseFile, rows: int, width: int, hidden: int) -> None:
-    mlp, x = Mlp(width, hidden), torch.randn(rows, width)
-    layers = [parameter for layer in (mlp.fc1, mlp.fc2) for parameter in (layer.weight, layer.bias)]
-    _write(file, "mlp", [rows, width, hidden, width], [], [x, *layers], [mlp(x)])
+def _patch_embed(file: CaseFile, height: int, width: int, channels: int) -> None:
+    module, images = PatchEmbed(channels).eval(), torch.randn(2, 3, height, width)
+    module.norm.weight.normal_()
+    module.norm.bias.normal_()
+    sizes, parameters = [2, height, width, channels, 4], [*module.proj.parameters(), *module.norm.parameters()]
+    _write(file, "patch_embed", sizes, [module.norm.eps], [images, *parameters], [module(images)])
+
+
+def _swin_block(file: CaseFile, height: int, width: int, channels: int, window: int, shifted: bool) -> None:
+    heads = channels // 32
+    config = SwinConfig(embed_dim=channels, num_heads=(heads,) * 4, window_size=window)
+    block, x = Block(config, 0, int(shifted)).eval(), torch.randn(2, height, width, channels)
+    block.attn.relative_position_bias_table.normal_()
+    scale = torch.ones(3 * channels)
+    scale[:channels] = block.attn.scale
+    qkv = [block.attn.qkv.weight * scale[:, None], block.attn.qkv.bias * scale]
+    layers = (block.norm1, block.norm2, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+    norms, others = layers[:2], layers[2:]
+    parameters = [parameter for norm in norms for parameter in (norm.weight, norm.bias)] + qkv
+    parameters += [parameter for layer in others for parameter in (layer.weight, layer.bias)]
+    sizes = [2, height, width, channels, heads, window, block.shift, block.mlp.fc1.out_features]
+    numbers = [norm.eps for norm in norms]
+    _write(file, "swin_block", sizes, numbers, [x, *parameters, block.attn.relative_position_bias()], [block(x)])
+
+
+def _bert_layer(file: CaseFile, tokens: int, channels: int, heads: int, hidden: int) -> None:
+    bert = BertConfig(hidden_size=channels, num_attention_heads=heads, intermediate_size=hidden)
+    layer, x, mask = (
+        BertEncoderLayer(HeadConfig(), bert).eval(),
+        torch.randn(2, tokens, channels),
+        torch.ones(2, tokens),
+    )
+    mask[1, tokens // 2 + 1 :] = 0
+    attention = layer.attention
+    inputs = (attention.self.query, attention.self.key, attention.self.value)
+    factors = ((channels // heads) ** -0.5, 1, 1)
+    qkv = [
+        torch.cat([getattr(part, name) * factor for part, factor in zip(inputs, factors, strict=True)])
+        for name in ("weight", "bias")
+    ]
+    norms = (attention.output.LayerNorm, layer.output.LayerNorm)
+    parameters = [parameter for norm in norms for parameter in (norm.weight, norm.bias)] + qkv
+    layers = (attention.output.dense, layer.intermediate.dense, layer.output.dense)
+    parameters += [parameter for part in layers for parameter in (part.weight, part.bias)]
+    numbers = [-LIMIT, LIMIT, -LIMIT, LIMIT, *(norm.eps for norm in norms)]
+    inputs_of_kernel = [x, padding_mask(mask, torch.float32), *parameters]
+    _write(file, "bert_layer", [2, tokens, channels, heads, hidden], numbers, inputs_of_kernel, [layer((), x, mask)[1]])
 
 
 def _dyconv(file: CaseFile, sizes: Sequence[tuple[int, int]], offsets: float) -> None:
@@ -73,17 +124,22 @@ def _dyconv(file: CaseFile, sizes: Sequence[tuple[int, int]], offsets: float) ->
     _write(file, "dyconv", numbers, [norm.eps for norm in norms], [*features, *parameters], expected)
 
 
-def _bi_attention(file: CaseFile, positions: int, tokens: int) -> None:
+def _bi_attention(file: CaseFile, positions: int, tokens: int, normed: bool) -> None:
     image, keys, values = (torch.randn(2, n, CHANNELS) for n in (positions, NUM_HEADS * tokens, NUM_HEADS * tokens))
     bias, mask = torch.randn(2, NUM_HEADS * tokens, 1), torch.ones(2, 1, 1, tokens)
-    keys /= 8  # scores of a few, which bf16 still tells apart
+    keys /= 8  # scores of a few, which fewer bits still tell apart
     mask[1, ..., tokens // 2 + 1 :] = MASKED
-    scores = (keys.double() @ image.double().transpose(1, 2) + bias).clamp(-LIMIT, LIMIT)
-    to_text = scores.softmax(-1) @ image.double()
+    weight, beta, gain, offset = norm = torch.randn(4, CHANNELS)
+    rows = torch.nn.functional.layer_norm(image, (CHANNELS,), weight, beta) if normed else image
+    scores = (keys.double() @ rows.double().transpose(1, 2) + bias).clamp(-LIMIT, LIMIT)
+    to_text = scores.softmax(-1) @ rows.double()
     by_head = scores.unflatten(1, (NUM_HEADS, -1)) + mask.transpose(2, 3)
     to_image = by_head.softmax(2).flatten(1, 2).transpose(1, 2) @ values.double()
-    sizes = [2, positions, CHANNELS, NUM_HEADS, tokens]
-    _write(file, "bi_attention", sizes, [-LIMIT, LIMIT], [image, keys, bias, values, mask], [to_text, to_image])
+    if normed:
+        to_image = rows + gain * (to_image + offset)
+    sizes = [2, positions, CHANNELS, NUM_HEADS, tokens, int(normed)]
+    inputs = [image, keys, bias, values, mask, norm]
+    _write(file, "bi_attention", sizes, [-LIMIT, LIMIT, 1e-5], inputs, [to_text, to_image])
 
 
 def _write(
@@ -96,6 +152,6 @@ def _write(
 ) -> None:
     file.word(kind)
     file.integers(*sizes)
-    file.values(np.array([FP32, BF16, *numbers], "<f4"))
+    file.values(np.array([FP32, WHOLE, *numbers], "<f4"))
     file.floats([tensor.numpy() for tensor in inputs])
     file.floats([tensor.numpy() for tensor in expected])

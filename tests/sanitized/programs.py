@@ -15,6 +15,7 @@ from glip_export.runtime.native.instruction_sets import chosen_flags, has, instr
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+KERNEL_CASES = 25  # that kernel_cases.py writes
 KERNELS = sorted(Path(native.__file__).parent.glob("*.cpp"))
 SHIM = sorted((ROOT / "plugins" / "host_shim").glob("*.cpp"))
 KERNEL_FLAGS = ("-pthread", "-ffp-contract=fast", "-fno-math-errno")

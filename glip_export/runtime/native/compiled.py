@@ -9,13 +9,34 @@ import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from glip_export.bundle.files import atomic_path, user_cache
+from glip_export.bundle.files import sha256_file, user_cache
 from glip_export.errors import BackendError
 from glip_export.runtime.native.instruction_sets import chosen_flags
 from glip_export.runtime.native.kernels import Kernels
 
-SOURCES = ("vector.hpp", "product.hpp", "mlp.cpp", "dyconv.cpp", "bi_attention.cpp")
+SOURCES = (
+    *(
+        "vector.hpp",
+        "product.hpp",
+        "integers.hpp",
+        "linear.hpp",
+        "layer_norm.hpp",
+        "team.hpp",
+        "window_attention.hpp",
+        "window_attention_int16.hpp",
+        "deform_samples.hpp",
+        "deform_conv.hpp",
+        "offset_conv.hpp",
+        "dyconv_level.hpp",
+        "bi_attention.hpp",
+        "bi_attention_whole.hpp",
+        "bi_attention_softmax.hpp",
+    ),
+    *("bf16.cpp", "patch_embed.cpp", "swin_block.cpp", "bert_layer.cpp", "dyconv.cpp"),
+    *("bi_attention.cpp", "bi_attention_whole.cpp"),
+)
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 300
@@ -47,10 +68,16 @@ def compiled_kernels(instruction_set: str | None = None) -> Kernels:
     key = hashlib.sha256(f"{_version(compiler)} {flags} {_processor()}".encode())
     for source in SOURCES:
         key.update((here / source).read_bytes())
-    library = folder / f"kernels-{key.hexdigest()[:16]}.so"
-    if not library.exists():
-        with atomic_path(library) as temporary:
-            _compile(compiler, flags, [here / source for source in SOURCES if source.endswith(".cpp")], temporary)
+    name = f"kernels-{key.hexdigest()[:16]}"
+    for library in folder.glob(f"{name}-*.so"):
+        if library.stem == f"{name}-{sha256_file(library)[:16]}":
+            return Kernels(library)
+        library.unlink(missing_ok=True)  # cut or changed: the linker would end this process
+    with TemporaryDirectory(prefix=f"{name}.", dir=folder) as temporary:
+        made = Path(temporary, "kernels.so")
+        _compile(compiler, flags, [here / source for source in SOURCES if source.endswith(".cpp")], made)
+        library = folder / f"{name}-{sha256_file(made)[:16]}.so"
+        made.replace(library)
     return Kernels(library)
 
 

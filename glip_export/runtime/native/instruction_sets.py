@@ -62,6 +62,6 @@ def has(wanted: InstructionSet) -> bool:
 
 
 def what_hides_bf16() -> str:
-    """The setting of oneDNN by which this machine is to do without bf16, or nothing: then our backends do so too."""
+    """The setting of oneDNN by which OpenVINO's own operators are to do without bf16, or nothing."""
     value = os.environ.get(ONEDNN_VARIABLE, "")
     return f"{ONEDNN_VARIABLE}={value}" if value.upper() in ONEDNN_WITHOUT_BF16 else ""

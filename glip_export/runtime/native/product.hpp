@@ -1,12 +1,12 @@
 // Matrix products on the CPU: a small tile of rows, in the cache, times weights that were packed beforehand.
 //
-// Written with GCC's vector extensions, which become AVX-512, AVX2 or NEON as the compiler's flags say; bf16 takes
-// AVX512-BF16.
+// Written with GCC's vector extensions, which become AVX-512, AVX2 or NEON as the compiler's flags say.
 
 #pragma once
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -31,12 +31,10 @@ static_assert(kTile % kRows == 0, "a tile is whole calls");
 
 inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-// Where element (row, column) of a matrix lies once packed: panels of kPanel columns, all rows of one panel together,
-// bf16 rows in pairs as the instruction reads them.
-template <typename T, int Panel = kPanel>
+// Where element (row, column) of a matrix lies once packed: panels of kPanel columns, all rows of one panel together.
+template <int Panel = kPanel>
 int64_t packed_index(int64_t rows, int64_t row, int64_t column) {
-    constexpr int64_t pair = sizeof(T) == 2 ? 2 : 1;
-    return (column / Panel * rows + row / pair * pair) * Panel + column % Panel * pair + row % pair;
+    return (column / Panel * rows + row) * Panel + column % Panel;
 }
 
 // sums (Rows, Vectors) += rows (Rows, depth) times one panel (depth, Vectors); strides count elements.
@@ -57,29 +55,6 @@ inline void multiply(const float* rows, int64_t row_stride, const float* panel, 
     for (int r = 0; r < Rows; ++r)
         for (int v = 0; v < Vectors; ++v) store(sums + r * sum_stride + v * kLanes, sum[r][v]);
 }
-
-#ifdef __AVX512BF16__
-inline void multiply(const uint16_t* rows, int64_t row_stride, const uint16_t* panel, float* sums, int64_t sum_stride,
-                     int64_t depth) {  // depth is even
-    __m512 sum[kRows][kVectors];
-    for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_loadu_ps(sums + r * sum_stride + v * kLanes);
-    for (int64_t k = 0; k < depth; k += 2) {
-        __m512bh weight[kVectors];
-        for (int v = 0; v < kVectors; ++v)
-            weight[v] = (__m512bh)_mm512_loadu_si512(panel + k * kPanel + v * 2 * kLanes);
-        for (int r = 0; r < kRows; ++r) {
-            int32_t pair;
-            std::memcpy(&pair, rows + r * row_stride + k, 4);
-            const __m512bh values = (__m512bh)_mm512_set1_epi32(pair);
-            for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], values, weight[v]);
-        }
-    }
-    for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(sums + r * sum_stride + v * kLanes, sum[r][v]);
-}
-
-#endif
 
 // Memory that a thread keeps from call to call, aligned to a cache line: fresh pages cost a tenth of a call.
 template <typename T>

@@ -30,4 +30,6 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         try:
             return compiled_kernels(word)
         except BackendError as error:
+            if "no C++ compiler" not in str(error):  # not of kernels that do not compile
+                raise
             pytest.skip(str(error))

@@ -6,14 +6,15 @@ import numpy as np
 import torch
 
 from glip_export.runtime.native import Kernels
+from glip_export.runtime.native.kernels import PRECISIONS
 
 FP32 = 2e-5  # of the output's root mean square
-BF16 = 3e-2
+TOLERANCES = {"fp32": FP32, "int16": 1e-2, "int8": 1e-1}
 
 
-def precisions(kernels: Kernels) -> list[tuple[bool, float]]:
-    """Whether in bf16, and the tolerance: of those that the kernels have."""
-    return [(False, FP32), (True, BF16)] if kernels.has_bf16 else [(False, FP32)]
+def precisions(kernels: Kernels, names: tuple[str, ...] = PRECISIONS) -> list[tuple[str, float]]:
+    """Those of the names that the kernels have, and their tolerances."""
+    return [(name, TOLERANCES[name]) for name in names if name == "fp32" or getattr(kernels, f"has_{name}")]
 
 
 def assert_near(got: np.ndarray, expected: torch.Tensor, tolerance: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from glip_export.errors import BackendError
 from glip_export.runtime import native
-from glip_export.runtime.native import instruction_sets
+from glip_export.runtime.native import compiled, instruction_sets
 from glip_export.runtime.native.instruction_sets import ONEDNN_VARIABLE, VARIABLE, chosen_flags, what_hides_bf16
 
 
@@ -60,6 +60,21 @@ def test_compiled_once(fresh: Path) -> None:
     native.load_kernels.cache_clear()
     assert native.load_kernels().fingerprint == first.fingerprint
     assert library.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_library_is_compiled_anew(fresh: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """The linker would end the process."""
+    monkeypatch.setattr(compiled, "SOURCES", ("bf16.cpp",))  # quickly
+    monkeypatch.setattr(compiled, "Kernels", lambda path: path)
+    try:
+        library = compiled.compiled_kernels()
+    except BackendError as error:
+        pytest.skip(str(error))
+    whole = library.read_bytes()
+    library.write_bytes(whole[:1000] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert compiled.compiled_kernels() == library and library.read_bytes() == whole
+    assert list(library.parent.iterdir()) == [library]
 
 
 @pytest.fixture

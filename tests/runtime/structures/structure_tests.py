@@ -72,7 +72,7 @@ class StructureTests:
         from glip_export.runtime.openvino_session import supports_bf16
 
         if not supports_bf16():
-            pytest.skip("this CPU has no bf16, or the environment hides it")
+            pytest.skip("openvino:bf16 needs our kernels with AVX2 or AVX-512")
         reference, fast = (open_session(bundle, backend, threads=1) for backend in ("torch", "openvino:bf16"))
         batches = [item.inputs(bundle.config) for item in built_in_cases(bundle.config)]
         diff = together(compare_detections(run(reference, batch), run(fast, batch)) for batch in batches)
@@ -80,13 +80,24 @@ class StructureTests:
         assert diff.within(), f"{diff.found} of {diff.counted}"
 
     def test_kernels_find_their_modules(self, bundle: Bundle) -> None:
-        """What OpenVINO runs in kernels of ours; MHA-S, with one softmax, has no bi-attention."""
-        head, swin = bundle.config.head, ModuleGraph(onnx_ir.load(bundle.graph_path("vision_backbone")))
+        """What OpenVINO runs in kernels of ours.
+
+        Not MHA-S, with one softmax, nor blocks of Swin with a layer scale or that attend to the text.
+        """
+        head, swin = bundle.config.head, bundle.config.swin
+        blocks = ModuleGraph(onnx_ir.load(bundle.graph_path("vision_backbone"))).swin_blocks()
         found = ModuleGraph(onnx_ir.load(bundle.graph_path("fusion_head")))
         calls = (LEVELS if head.separates_levels else 1) if head.early_fusion and head.fusion == "MHA-B" else 0
-        assert len(list(found.bi_attentions())) == calls * head.num_convs
+        attentions = list(found.bi_attentions())
+        assert len(attentions) == calls * head.num_convs
+        assert head.separates_levels or all(attention.residual is not None for attention in attentions)
         assert len(list(found.dyconvs())) == head.num_convs
-        assert len(list(swin.mlps())) == sum(bundle.config.swin.depths)
+        text = ModuleGraph(onnx_ir.load(bundle.graph_path("text_encoder")))
+        between = head.num_convs - (not head.fused_dot_product) if head.early_fusion else 0  # in either graph
+        layers = len(list(text.bert_layers())) + len(list(found.bert_layers()))
+        assert layers == bundle.config.text.bert.num_hidden_layers + between
+        depths = () if swin.is_v2 and swin.layer_scale else swin.depths[:3] if swin.fuses_text else swin.depths
+        assert len(list(blocks)) == sum(depths)
 
     def test_every_module_inside_the_graphs_is_the_models(self, bundle: Bundle, inputs: Inputs) -> None:
         steps = trace(load_reference(bundle), bundle, inputs)
