@@ -13,15 +13,16 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from glip_export.bundle.baked_file import is_baked
 from glip_export.bundle.external_data import external_data_files
-from glip_export.bundle.files import CACHE, MANIFEST, atomic_write_text, is_leftover, sha256_file
+from glip_export.bundle.files import CACHE, MANIFEST, atomic_write_text, is_leftover
+from glip_export.bundle.hashes import hash_files, remembered_hashes
 from glip_export.bundle.manifest import File, Graph, Manifest, Weights, manifest_to_json, parse_manifest
 from glip_export.config import GlipConfig
 from glip_export.errors import BundleError
@@ -37,9 +38,10 @@ class Bundle(Manifest):
     path: Path
 
     @classmethod
-    def open(cls, path: Path | str, verify: bool = True, without: str = "") -> Bundle:
+    def open(cls, path: Path | str, verify: bool = True, without: str = "", anew: bool = False) -> Bundle:
         """Read and check the bundle in folder `path`; `verify=False` leaves out only the SHA-256 of each file.
 
+        A large file that has not changed since it was last hashed is not hashed again, unless `anew` (bundle.hashes).
         `without` names a subfolder to leave out, damaged or not, because it is about to be made again.
         Raises BundleError, naming the file, if the folder is no bundle, is of a newer format, points outside itself,
         or does not hold what its manifest lists.
@@ -53,7 +55,7 @@ class Bundle(Manifest):
             _check_files(bundle)
             _check_graphs(bundle)
             if verify:
-                _check_hashes(bundle)
+                _check_hashes(bundle, anew)
         except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
             raise BundleError(f"cannot read the bundle {folder}: {error}") from error
         return bundle
@@ -155,6 +157,10 @@ def _write(bundle: Bundle) -> Bundle:
 def _read_json(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise BundleError(f"no bundle at {folder}; {_MAKE_ONE}")
+    if is_baked(folder):
+        raise BundleError(
+            f"{folder} is a file and a bundle is a folder; of a baked model, this takes the bundle it came from"
+        )
     if not folder.is_dir():
         raise BundleError(f"{folder} is a file and a bundle is a folder; {_MAKE_ONE}")
     if is_leftover(folder.resolve().name):
@@ -180,7 +186,7 @@ def _hash_folder(folder: Path) -> dict[str, File]:
     names = sorted(path.relative_to(folder).as_posix() for path in _walk(folder) if path.is_file())
     names = [name for name in names if name != MANIFEST and not is_leftover(PurePosixPath(name).name)]
     names = [name for name in names if not name.startswith(f"{CACHE}/")]
-    hashes = _hash_all(folder, names)
+    hashes = hash_files(folder, names)
     return {name: File(hashes[name], (folder / name).stat().st_size) for name in names}
 
 
@@ -245,17 +251,11 @@ def _graph_data(bundle: Bundle, graph_file: str) -> list[str]:
     return names
 
 
-def _check_hashes(bundle: Bundle) -> None:
-    hashes = _hash_all(bundle.path, list(bundle.files))
+def _check_hashes(bundle: Bundle, anew: bool) -> None:
+    hashes = (hash_files if anew else remembered_hashes)(bundle.path, bundle.files)
     for name, file in bundle.files.items():
         if hashes[name] != file.sha256:
             raise BundleError(
                 f"{bundle.path / name} is damaged or was changed: its SHA-256 is not the manifest's; "
                 f"{_mend(bundle, name)}"
             )
-
-
-def _hash_all(folder: Path, names: list[str]) -> dict[str, str]:
-    """SHA-256 of each file, several at a time: hashlib lets go of the interpreter's lock."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(sha256_file, (folder / name for name in names)), strict=True))

@@ -45,18 +45,19 @@ def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) 
     if depth > _MAX_DEPTH:
         raise ValueError("messages nested too deep")
     inner = _MESSAGES[message]
-    for number, first, last in _fields(data, start, end):
+    for number, first, last in message_fields(data, start, end):
         if number not in inner:
             continue
         if inner[number] == "Entry":
-            entry = {field: data[a:b] for field, a, b in _fields(data, first, last)}  # as in protobuf the last counts
+            # As in protobuf the last counts.
+            entry = {field: data[a:b] for field, a, b in message_fields(data, first, last)}
             if entry.get(1) == b"location":
                 yield entry.get(2, b"").decode("utf-8")
         else:
             yield from _locations(data, first, last, inner[number], depth + 1)
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def message_fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(field number, start, end) of each length-delimited field of the message in data[start:end]."""
     while start < end:
         tag, start = _varint(data, start)

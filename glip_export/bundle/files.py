@@ -94,6 +94,16 @@ def atomic_text(target: Path | str) -> Iterator[Callable[[str], None]]:
                 file.close()
 
 
+def remove_link(target: Path) -> None:
+    """Removes `target` if it is a symbolic link: what is written then is a file here, and not the one it leads to.
+
+    For files that are ours alone; atomic writes replace the file that a link leads to. Raises GlipExportError.
+    """
+    with _writable(target, GlipExportError):
+        if target.is_symlink():
+            target.unlink()
+
+
 def atomic_write_bytes(target: Path | str, data: bytes) -> None:
     """Write `data` to `target`, whole or not at all."""
     with atomic_path(target) as temporary:
@@ -106,15 +116,19 @@ def atomic_write_text(target: Path | str, text: str) -> None:
 
 
 @contextmanager
-def atomic_directory(target: Path | str) -> Iterator[Path]:
+def atomic_directory(
+    target: Path | str, replaceable: Callable[[Path], None] | None = None, lasting: bool = True
+) -> Iterator[Path]:
     """A temporary sibling folder to fill, which becomes `target` when the block ends well, else disappears.
 
     An existing `target` is replaced only if it is empty, or a bundle that holds no file of others: any other raises
     BundleError, before the block runs, as does what cannot be written, in the block too. What a killed process left
-    of the same target goes at the next start.
+    of the same target goes at the next start. replaceable: raises in its own words what may not be replaced, for
+    folders that are no bundles. lasting: as of `atomic_path`; a million files are not waited for.
     """
     target = Path(target).resolve()
-    _check_replaceable(target)
+    check = replaceable or _check_replaceable
+    check(target)
     with _writable(target, BundleError):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target.parent, target.name)
@@ -124,9 +138,10 @@ def atomic_directory(target: Path | str) -> Iterator[Path]:
     try:
         with _writable(target, BundleError, temporary):
             yield temporary
-        _check_replaceable(target)
+        check(target)
         with _writable(target, BundleError):
-            _sync_tree(temporary)
+            if lasting:
+                _sync_tree(temporary)
             _take_place(temporary, target)
             _sync(target.parent)
     except BaseException:
@@ -157,6 +172,15 @@ def user_cache(name: str) -> Path | None:
 def is_leftover(name: str) -> bool:
     """Whether a file or folder of this name is the temporary one of an atomic write, running or killed."""
     return _LEFTOVER.match(name) is not None
+
+
+def file_identity(path: Path | str) -> tuple[int, int] | None:
+    """Device and inode, which tell a file or folder from others by whatever name; None where it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    return status.st_dev, status.st_ino
 
 
 def sha256_file(path: Path | str) -> str:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from glip_export.bundle import BakedFile, Bundle
 from glip_export.config import GlipConfig
+from glip_export.errors import GlipExportError
 
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
 STRIDE = 32  # H and W are multiples of it
+MAX_CELLS = 256  # a side of a picture in units of STRIDE: 8192 pixels
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ FUSION_HEAD = GraphSpec(
         TensorSpec("count", "int64", ("B",)),
     ),
 )
+_PIXELS = TensorSpec("image", "uint8", ("H", "W", 3))  # of a baked model that resizes by itself
+BAKED = GraphSpec("baked", (_IMAGES, FUSION_HEAD.inputs[-1]), FUSION_HEAD.outputs)  # graphs/bake: a vocabulary is fixed
 GRAPHS = (TEXT_ENCODER.name, VISION_BACKBONE.name, FUSION_HEAD.name)  # in the order of work
 
 
@@ -84,6 +89,14 @@ def graphs_of(config: GlipConfig) -> dict[str, GraphSpec]:
     backbone = TEXT_FUSING_BACKBONE if config.swin.fuses_text else VISION_BACKBONE
     graphs = (TEXT_ENCODER, replace(backbone, overlapping=config.swin.is_v2), FUSION_HEAD)
     return {graph.name: graph for graph in graphs}
+
+
+def specs_of(opened: Bundle | BakedFile) -> dict[str, GraphSpec]:
+    """The graphs of a bundle, or the one of a baked model, by name."""
+    if not isinstance(opened, BakedFile):
+        return graphs_of(opened.config)
+    inputs = (*BAKED.inputs, _PIXELS)
+    return {BAKED.name: replace(BAKED, inputs=tuple(tensor for tensor in inputs if tensor.name in opened.inputs))}
 
 
 def as_arguments(spec: GraphSpec, items: Sequence[Any]) -> tuple[Any, ...]:
@@ -114,6 +127,17 @@ def pyramid_axes(height: int, width: int, overlapping: bool = False) -> dict[str
         sizes = [-(-size // 2) for size in sizes]
         axes[f"H{level}"], axes[f"W{level}"] = sizes
     return axes
+
+
+def check_image_size(image_size: tuple[int, int]) -> None:
+    """Raises GlipExportError unless both sides are multiples of 32 from 64 to 8192 pixels."""
+    if all(side % STRIDE == 0 and 2 <= side // STRIDE <= MAX_CELLS for side in image_size):
+        return
+    height, width = (min(max(-(-side // STRIDE), 2), MAX_CELLS) * STRIDE for side in image_size)
+    raise GlipExportError(
+        f"an image size of {image_size[0]}x{image_size[1]} cannot be: "
+        f"both sides are multiples of {STRIDE}; the next is {height}x{width}"
+    )
 
 
 def output_shapes(

@@ -21,10 +21,12 @@ from glip_export.bundle.files import atomic_directory
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import (
+    MAX_CELLS,
     STRIDE,
     GraphSpec,
     TensorSpec,
     as_arguments,
+    check_image_size,
     fixed_axes,
     graphs_of,
     pyramid_axes,
@@ -35,7 +37,6 @@ from glip_export.model.glip import Glip
 
 OPSET = 20  # DeformConv needs 19; TensorRT 10.8's parser reads no more than 22
 IR_VERSION = 10  # what TensorRT 10.8's parser was built with
-MAX_CELLS = 256  # a side of a picture in units of STRIDE: 8192 pixels
 MAX_CLASSES = 16384
 MAX_TOKENS = 4096
 
@@ -91,17 +92,6 @@ def export_onnx(
             versions=installed_versions("torch", "onnx", "onnxscript", "onnx-ir", "transformers"),
         )
     return Bundle.open(output, verify=False)  # its files were hashed a moment ago
-
-
-def check_image_size(image_size: tuple[int, int]) -> None:
-    """Raises GlipExportError unless both sides are multiples of 32 from 64 to 8192 pixels."""
-    if all(side % STRIDE == 0 and 2 <= side // STRIDE <= MAX_CELLS for side in image_size):
-        return
-    height, width = (min(max(-(-side // STRIDE), 2), MAX_CELLS) * STRIDE for side in image_size)
-    raise GlipExportError(
-        f"an image size of {image_size[0]}x{image_size[1]} cannot be: "
-        f"both sides are multiples of {STRIDE}; the next is {height}x{width}"
-    )
 
 
 def trace(model: Glip, spec: GraphSpec, image_size: tuple[int, int] | None = None) -> onnx_ir.Model:

@@ -217,4 +217,5 @@ def _is_too_small(value: onnx_ir.Value | None) -> bool:
 
 
 def _reads_class_map(node: onnx_ir.Node) -> bool:
-    return any(value is not None and value.is_graph_input() and value.name == "class_map" for value in node.inputs)
+    names = (value.name for value in node.inputs if value is not None and value.producer() is None)
+    return "class_map" in names

@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from glip_export.graphs.quantized import is_quantized, without_quantization
+
 MODULE_KEY = "glip.module"  # in a node's metadata: the module it came from, `dyhead_tower.0.b_attn`
 NO_LIMIT = 3e38  # a float32 that nothing reaches
 F32 = NDArray[np.float32]
@@ -27,12 +29,59 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class MlpModule:
-    """last(gelu(first(x))); names of the graph's values."""
+class Norm:
+    """A LayerNorm's weight and bias (C,), and what is added to the variance."""
+
+    weight: F32
+    bias: F32
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class PatchEmbedModule:
+    """Images (B, 3, H, W) to normalized patches (B, H / size, W / size, C); names of the graph's values."""
+
+    input: str
+    output: str
+    projection: Linear  # (C, 3 * size^2)
+    norm: Norm
+    size: int
+
+
+@dataclass(frozen=True)
+class SwinBlockModule:
+    """A whole block of Swin, from input to output (B, H, W, C); names of the graph's values."""
 
     name: str
     input: str
     output: str
+    norms: tuple[Norm, Norm]
+    queries: Linear  # and keys and values: (3C, C)
+    scale: float  # of the queries
+    relative: F32  # (heads, window^2, window^2), added to the scores
+    shifted: bool
+    projection: Linear
+    first: Linear
+    last: Linear
+
+
+@dataclass(frozen=True)
+class BertLayerModule:
+    """A whole layer of BERT, from input to output (B, T, C); names of the graph's values."""
+
+    name: str
+    input: str
+    mask: str  # (B, 1, 1, T), added to the scores
+    output: str
+    heads: int
+    norms: tuple[Norm, Norm]
+    queries: Linear
+    keys: Linear
+    values: Linear
+    scale: float  # of the scores
+    scores: tuple[float, float]  # what they are clamped to
+    limits: tuple[float, float]  # what the MLP's values are, and the result
+    projection: Linear
     first: Linear
     last: Linear
 
@@ -68,6 +117,17 @@ class DyConvModule:
 
 
 @dataclass(frozen=True)
+class NormedResidual:
+    """What stands around a bi-attention's image: output = norm(input) + gain * (what the image reads + offset)."""
+
+    input: str  # (B, N, C)
+    output: str
+    norm: Norm
+    gain: F32  # (C,)
+    offset: F32
+
+
+@dataclass(frozen=True)
 class BiAttentionModule:
     """A folded bi-attention between its projections of the text; names of the graph's values."""
 
@@ -81,23 +141,103 @@ class BiAttentionModule:
     high: float
     to_text: str  # (B, h*T, C)
     to_image: str  # (B, N, C)
+    residual: NormedResidual | None  # where `image` is a norm's, which nothing else reads
 
 
 class ModuleGraph:
-    """A graph's nodes by the module they came from."""
+    """A graph's nodes by the module they came from; of an int8 graph those of the float one that it stands for."""
 
     def __init__(self, model: onnx_ir.Model) -> None:
+        self.quantized = frozenset(  # modules whose products have int8 weights
+            node.metadata_props.get(MODULE_KEY, "") for node in model.graph if _has_int8_weight(node)
+        )
+        if is_quantized(model):
+            model = without_quantization(model)
         self._nodes: dict[str, list[onnx_ir.Node]] = {}
+        self._producers = {str(value.name): node for node in model.graph for value in node.outputs}
         for node in model.graph:
             self._nodes.setdefault(node.metadata_props.get(MODULE_KEY, ""), []).append(node)
 
-    def mlps(self) -> Iterator[MlpModule]:
-        """The MLPs of the Swin blocks."""
-        for name in self._ending(".mlp.fc1"):
-            prefix = name.removesuffix(".fc1")
-            start, first, _ = self._linear(name)
-            _, last, end = self._linear(f"{prefix}.fc2")
-            yield MlpModule(prefix, start, end, first, last)
+    def patch_embeds(self) -> Iterator[PatchEmbedModule]:
+        """The embedding of patches that do not overlap (in v2 they do)."""
+        for name in self._ending(".patch_embed.proj"):
+            (convolution,) = self._of_type(name, "Conv")
+            projection, size = _layer(convolution), _constant(convolution.inputs[1]).shape[-1]
+            if tuple(convolution.attributes["strides"].as_ints()) != (size, size):
+                continue
+            norm = name.removesuffix("proj") + "norm"
+            yield PatchEmbedModule(
+                input=_name(convolution.inputs[0]),
+                output=_name(self._of_type(norm, "LayerNormalization")[0].outputs[0]),
+                projection=projection,
+                norm=self._norm(norm),
+                size=size,
+            )
+
+    def swin_blocks(self) -> Iterator[SwinBlockModule]:
+        """The blocks of Swin, but not those with a layer scale (v2) or that attend to the text too (vl)."""
+        for name in self._ending(".attn.qkv"):
+            prefix = name.removesuffix(".attn.qkv")
+            softmaxes = self._of_type(f"{prefix}.attn", "Softmax")
+            if len(softmaxes) != 1:
+                continue
+            _, first, _ = self._linear(f"{prefix}.mlp.fc1")
+            _, last, end = self._linear(f"{prefix}.mlp.fc2")
+            (norm,) = self._of_type(f"{prefix}.norm1", "LayerNormalization")
+            scores = _producer(softmaxes[0].inputs[0])
+            shifted = _producer(scores.inputs[0]).op_type == "Add"  # with the mask over what the relative biases made
+            relative = (_producer(scores.inputs[0]) if shifted else scores).inputs[1]
+            whole = self._producers[end]
+            if [use.node.op_type for use in whole.outputs[0].uses()] != ["Add"]:
+                continue
+            yield SwinBlockModule(
+                prefix,
+                input=_name(norm.inputs[0]),
+                output=_name(_reader(whole).outputs[0]),
+                norms=(self._norm(f"{prefix}.norm1"), self._norm(f"{prefix}.norm2")),
+                queries=self._linear(name)[1],
+                scale=float(_constant(self._of_type(f"{prefix}.attn", "Mul")[0].inputs[1])),
+                relative=_constant(relative).reshape(-1, *_constant(relative).shape[-2:]),
+                shifted=shifted,
+                projection=self._linear(f"{prefix}.attn.proj")[1],
+                first=first,
+                last=last,
+            )
+
+    def bert_layers(self) -> Iterator[BertLayerModule]:
+        """The layers of BERT, of the text encoder and between two fusions, in the order they run."""
+        for name in self._ending(".attention.self.query"):
+            prefix = name.removesuffix(".attention.self.query")
+            softmaxes = self._of_type(f"{prefix}.attention.self", "Softmax")
+            ends = self._of_type(f"{prefix}.output.LayerNorm", "LayerNormalization")
+            clips = self._of_type(prefix, "Clip")  # before and after GELU, of what is added, and of the result
+            if len(softmaxes) != 1 or len(ends) != 1 or len(clips) not in (0, 4):
+                continue
+            layers = [self._linear(f"{prefix}.attention.self.{part}") for part in ("query", "key", "value")]
+            masked = _producer(softmaxes[0].inputs[0])
+            scaled, *scores = _unclamped(_producer(masked.inputs[0]))
+            factor = float(_constant(scaled.inputs[1]))
+            limits = {_limits(clip) for clip in clips} or {(-NO_LIMIT, NO_LIMIT)}
+            if len({start for start, _, _ in layers}) != 1 or scaled.op_type not in ("Mul", "Div") or len(limits) != 1:
+                continue
+            queries, keys, values = (layer for _, layer, _ in layers)
+            yield BertLayerModule(
+                prefix,
+                input=layers[0][0],
+                mask=_name(masked.inputs[1]),
+                output=_name((clips or ends)[-1].outputs[0]),
+                heads=len(queries.bias) // self._depth_of_heads(name),
+                norms=(self._norm(f"{prefix}.attention.output.LayerNorm"), self._norm(f"{prefix}.output.LayerNorm")),
+                queries=queries,
+                keys=keys,
+                values=values,
+                scale=factor if scaled.op_type == "Mul" else 1 / factor,
+                scores=(scores[0], scores[1]),
+                limits=limits.pop(),
+                projection=self._linear(f"{prefix}.attention.output.dense")[1],
+                first=self._linear(f"{prefix}.intermediate.dense")[1],
+                last=self._linear(f"{prefix}.output.dense")[1],
+            )
 
     def dyconvs(self) -> Iterator[DyConvModule]:
         """The DyConv blocks, in the order they run."""
@@ -139,6 +279,7 @@ class ModuleGraph:
                 high=high,
                 to_text=_name(pooling.outputs[0]),
                 to_image=_name(reading.outputs[0]),
+                residual=_normed_residual(_value(pooling.inputs[1]), reading),
             )
 
     def _pairs_of_softmax(self, suffix: str) -> Iterator[tuple[str, onnx_ir.Node, onnx_ir.Node]]:
@@ -160,6 +301,17 @@ class ModuleGraph:
         layer = Linear(_constant(product.inputs[1]).T, _constant(biases[0]))
         return _name(product.inputs[0]), layer, _name(addition.outputs[0])
 
+    def _depth_of_heads(self, module: str) -> int:
+        """The last axis of what a layer's result (B, T, C) is reshaped to."""
+        shape = _reader(self._producers[self._linear(module)[2]]).inputs[1]
+        maker = _value(shape).producer()
+        parts = [shape] if maker is None else maker.inputs  # a constant, or concatenated with the sizes of the batch
+        return int(_constant(parts[-1]).ravel()[-1])
+
+    def _norm(self, module: str) -> Norm:
+        (node,) = self._of_type(module, "LayerNormalization")
+        return _norm_of(node)
+
     def _deform_conv_norm(self, module: str) -> DeformConvNorm:
         convolution = self._of_type(module, "DeformConv")[0]
         norm = f"{module}.bn"
@@ -174,12 +326,50 @@ class ModuleGraph:
         )
 
 
+def _norm_of(node: onnx_ir.Node) -> Norm:
+    return Norm(_constant(node.inputs[1]), _constant(node.inputs[2]), float(node.attributes["epsilon"].as_float()))
+
+
+def _normed_residual(image: onnx_ir.Value, reading: onnx_ir.Node) -> NormedResidual | None:
+    """reading: the product that gives what the image reads; its bias and gain come after it, then the image."""
+    norm, node = image.producer(), reading
+    if norm is None or norm.op_type != "LayerNormalization":
+        return None
+    constants = []
+    for op_type in ("Add", "Mul"):
+        readers = [use.node for use in node.outputs[0].uses()]
+        if len(readers) != 1 or readers[0].op_type != op_type:
+            return None
+        other = next(value for value in readers[0].inputs if value is not node.outputs[0])
+        if other is None or other.const_value is None:
+            return None
+        constants.append(_constant(other).ravel())
+        node = readers[0]
+    readers = [use.node for use in node.outputs[0].uses()]
+    read_by = {id(use.node) for use in image.uses()}  # the scores, transposed; the text's means; the sum
+    if len(readers) != 1 or readers[0].op_type != "Add" or image not in readers[0].inputs or len(read_by) != 3:
+        return None
+    offset, gain = constants
+    return NormedResidual(_name(norm.inputs[0]), _name(readers[0].outputs[0]), _norm_of(norm), gain, offset)
+
+
+def _has_int8_weight(node: onnx_ir.Node) -> bool:
+    if node.op_type not in ("MatMul", "Gemm", "Conv", "DeformConv") or node.inputs[1] is None:
+        return False
+    maker = node.inputs[1].producer()
+    return maker is not None and maker.op_type == "DequantizeLinear"
+
+
 def _unclamped(scores: onnx_ir.Node) -> tuple[onnx_ir.Node, float, float]:
-    """The addition that makes a bi-attention's scores, and what they are clamped to after it."""
+    """What makes an attention's scores, and what they are clamped to after it."""
     if scores.op_type != "Clip":
         return scores, -NO_LIMIT, NO_LIMIT
-    low, high = (None if value is None else float(_constant(value)) for value in (*scores.inputs[1:], None)[:2])
-    return _producer(scores.inputs[0]), -NO_LIMIT if low is None else low, NO_LIMIT if high is None else high
+    return _producer(scores.inputs[0]), *_limits(scores)
+
+
+def _limits(clip: onnx_ir.Node) -> tuple[float, float]:
+    low, high = (None if value is None else float(_constant(value)) for value in (*clip.inputs[1:], None)[:2])
+    return -NO_LIMIT if low is None else low, NO_LIMIT if high is None else high
 
 
 def _image_before(node: onnx_ir.Node) -> str | None:

@@ -11,20 +11,30 @@ import onnx_ir
 from glip_export.bundle import Bundle
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import GraphSpec, graphs_of
+from glip_export.graphs.int8_typing import with_int8_products
 from glip_export.graphs.islands import float32_nodes, is_float
+from glip_export.graphs.quantized import without_quantization
 
 FLOAT = onnx_ir.DataType.FLOAT
 LOW_TYPES = {"fp16": onnx_ir.DataType.FLOAT16, "bf16": onnx_ir.DataType.BFLOAT16}
 PRECISIONS = ("fp32", *LOW_TYPES)
+INT8 = "int8"
 
 _ANY_TYPE = frozenset({"Cast", "Shape", "Size"})  # read every type as it is
 _ALWAYS_FLOAT32 = {"Resize": {1, 2}}  # inputs, by place: the region and the scales
 
 
 def converted_graphs(bundle: Bundle, precision: str) -> dict[str, onnx_ir.Model]:
-    """Each graph of an fp32 bundle in this precision, by name; see `convert`."""
+    """Each graph of a bundle in this precision, by name; see `typed`."""
     specs = graphs_of(bundle.config)
-    return {name: convert(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in specs.items()}
+    return {name: typed(onnx_ir.load(bundle.graph_path(name)), spec, precision) for name, spec in specs.items()}
+
+
+def typed(model: onnx_ir.Model, spec: GraphSpec, precision: str) -> onnx_ir.Model:
+    """`convert` of an fp32 graph; "int8", of an int8 bundle's: its products in int8, the rest as in fp16."""
+    if precision != INT8:
+        return convert(model, spec, precision)
+    return with_int8_products(convert(without_quantization(model), spec, "fp16"), model)
 
 
 def convert(

@@ -40,12 +40,14 @@ def type_shares(model: onnx_ir.Model, axes: Mapping[str, int] | None = None) -> 
     """
     weights: Counter[str] = Counter()
     for value in model.graph.initializers.values():
-        if value.const_value is not None and value.const_value.dtype.is_floating_point():
-            weights[_type_name(value)] += value.const_value.nbytes
+        dtype = None if value.const_value is None else value.const_value.dtype
+        if dtype is not None and (dtype.is_floating_point() or dtype == onnx_ir.DataType.INT8):
+            weights[_type_name(value)] += value.const_value.nbytes  # type: ignore[union-attr]
     products: Counter[str] = Counter()
+    of_integers = {node.name for node in model.graph if _is_of_integers(node)}
     for node in _with_sizes(model, {**DEFAULT_AXES, **(axes or {})}).graph.all_nodes():
         if macs := _macs(node):
-            products[_type_name(node.inputs[0])] += macs
+            products["int8" if node.name in of_integers else _type_name(node.inputs[0])] += macs
     return TypeShares(dict(weights), dict(products))
 
 
@@ -107,6 +109,12 @@ def _macs(node: onnx_ir.Node) -> int:
     if node.op_type not in COUNTED | UNCOUNTED:
         return 0
     return node_macs(node.op_type, [_sizes(value) for value in node.inputs], [_sizes(value) for value in node.outputs])
+
+
+def _is_of_integers(node: onnx_ir.Node) -> bool:
+    """Whether both that are multiplied are dequantized, so that the product is one of integers."""
+    makers = [None if value is None else value.producer() for value in node.inputs[:2]]
+    return len(makers) == 2 and all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 
 
 def _sizes(value: onnx_ir.Value | None) -> list[int]:

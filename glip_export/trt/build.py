@@ -21,7 +21,7 @@ from glip_export.errors import BackendError, BundleError, GlipExportError
 from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, graphs_of
 from glip_export.trt.builder import Job
 from glip_export.trt.builder_process import run_builder
-from glip_export.trt.engine_set import ENGINES_JSON, PRECISIONS, Engine, EngineSet, folder_name, read_engine_set
+from glip_export.trt.engine_set import ENGINES_JSON, INT8, PRECISIONS, Engine, EngineSet, folder_name, read_engine_set
 from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, Flavor, choose_flavor, find_gpu, load_flavor
 from glip_export.trt.gpus import check_targets, rtx_doubt, rtx_serves
 from glip_export.trt.lowering import DEFORM_CONV_FORMS, NMS_FORMS
@@ -48,11 +48,11 @@ def build_engines(
     recipe: Recipe | Path | str | None = None,
     progress: Progress | None = None,
 ) -> EngineSet:
-    """Builds the bundle's engines for a flavor (auto, tensorrt, tensorrt_rtx) and precision (fp16, bf16, fp32).
+    """Builds the bundle's engines for a flavor (auto, tensorrt, tensorrt_rtx) and precision (fp16, bf16, fp32, int8).
 
-    deform_conv: a plugin, or gridsample, TensorRT's own operators. nms: a plugin, or host, where the engine ends at
-    the candidates and the runtime finishes, as always where the bundle sees pictures at several scales. recipe: a YAML
-    file, a shipped recipe's name, or the one that fits.
+    deform_conv: a plugin, or gridsample, TensorRT's own operators. nms: a plugin, native, TensorRT's own operators, or
+    host, where the engine ends at the candidates and the runtime finishes, as always where the bundle sees pictures at
+    several scales. recipe: a YAML file, a shipped recipe's name, or the one that fits.
     An engine that is there already, of the same graph, recipe, options and versions, stays; `EngineSet.built` names
     those that did not. progress is called with what begins. Nothing changes if a build fails or is stopped. Raises
     BundleError for the bundle, BackendError where TensorRT is missing, fails or does not serve this GPU,
@@ -85,10 +85,9 @@ def plan_build(
     chosen = load_flavor(choose_flavor(flavor, named.compute_capabilities if named else ()))
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     opened = Bundle.open(path, verify=not isinstance(bundle, Bundle), without=folder_name(chosen.name, precision))
-    if opened.precision != "fp32":
-        raise BundleError(f"{path} is {opened.precision}; engines are built from an fp32 bundle")
+    _check_precision(opened, precision)
     made_by = recipe_for(opened.config, opened.image_size, named)
-    _check_buildable(made_by, chosen)
+    check_buildable(made_by, chosen)
     if opened.config.detection.several_scales:
         nms = "host"  # to rank all candidates takes a longer TopK than TensorRT has
     jobs = {graph: _job(opened, graph, chosen, precision, deform_conv, nms, made_by) for graph in GRAPHS}
@@ -165,6 +164,18 @@ class BuildPlan:
         for graph, engine in engines.items():
             os.rename(folder / f"{graph}{UNFINISHED}", folder / engine.file)
         return engines
+
+
+def _check_precision(bundle: Bundle, precision: str) -> None:
+    """int8 engines are built from an int8 bundle, others from an fp32 one."""
+    if precision == INT8 and bundle.precision != INT8:
+        raise BundleError(
+            f"{bundle.path} is {bundle.precision}; int8 engines are built from an int8 bundle: make one with "
+            f'glip-export quantize {bundle.path} --calibration DIR --prompt "..."'
+        )
+    if precision != INT8 and bundle.precision != "fp32":
+        advice = "; of this one with --int8" if bundle.precision == INT8 else ""
+        raise BundleError(f"{bundle.path} is {bundle.precision}; engines are built from an fp32 bundle{advice}")
 
 
 def _say_of(say: Progress, graph: str, step: str) -> None:
@@ -253,7 +264,8 @@ def _doubt(recipe: Recipe, flavor: Flavor) -> str | None:
     return rtx_doubt(gpu)
 
 
-def _check_buildable(recipe: Recipe, flavor: Flavor) -> None:
+def check_buildable(recipe: Recipe, flavor: Flavor) -> None:
+    """Raises where the flavor cannot build by the recipe, on this machine or at all."""
     if flavor.name == TENSORRT_RTX and (wrong := check_targets(recipe.compute_capabilities)):
         raise GlipExportError(f"recipe {recipe.name}: compute_capabilities: {wrong}")
     needs_gpu = [name for name in ("refit", "strip_weights") if getattr(recipe, name)]

@@ -33,7 +33,7 @@ SAY_EVERY = 0.2  # seconds between two steps of a phase
 class Job:
     """What a builder is told; all plain values."""
 
-    graph: str  # a name of GRAPHS
+    graph: str  # a name of GRAPHS, or that of a baked model
     onnx: str  # the bundle's fp32 file
     engine: str  # the file to write
     config: dict[str, Any]
@@ -61,15 +61,19 @@ def _write_lowered(job: Job, path: Path, say: Say) -> dict[str, Any]:
     import onnx_ir
 
     from glip_export.config import config_from_dict
-    from glip_export.graphs.contracts import graphs_of
-    from glip_export.graphs.precision import convert
+    from glip_export.graphs.contracts import BAKED, graphs_of
+    from glip_export.graphs.precision import typed
     from glip_export.graphs.type_shares import counted_axes, type_shares
     from glip_export.trt.lowering import lower
 
     config = config_from_dict(job.config)
-    spec = graphs_of(config)[job.graph]
-    say(f"converting to {job.precision}")
-    model = convert(onnx_ir.load(job.onnx), spec, job.precision)
+    model = onnx_ir.load(job.onnx)
+    if job.graph == BAKED.name:  # in its precision already
+        spec = BAKED
+    else:
+        spec = graphs_of(config)[job.graph]
+        say(f"converting to {job.precision}")
+        model = typed(model, spec, job.precision)
     shares = type_shares(model, counted_axes(config))
     say("lowering")
     model = lower(model, spec, config, deform_conv=job.deform_conv, nms=job.nms)

@@ -15,7 +15,8 @@ from glip_export.trt.flavor import FLAVORS
 FORMAT = 1  # raised when an older glip-export could not read engines.json rightly
 ENGINES_JSON = "engines.json"
 MAX_JSON_BYTES = 4 << 20
-PRECISIONS = ("fp16", "bf16", "fp32")
+INT8 = "int8"  # engines of an int8 bundle; all others are of an fp32 one
+PRECISIONS = ("fp16", "bf16", "fp32", INT8)
 
 _SET: dict[str, type] = {
     "format": int, "flavor": str, "version": str, "precision": str, "deform_conv": str, "nms": str,
@@ -52,7 +53,7 @@ class EngineSet:
     version: str  # of the flavor that built them
     precision: str
     deform_conv: str  # plugin or gridsample
-    nms: str  # plugin or host
+    nms: str  # plugin, native or host
     recipe: dict[str, Any]
     key: str
     graphs: dict[str, Engine]

@@ -13,7 +13,8 @@ from onnx_ir.tape import Tape
 from glip_export.config import DetectionConfig
 from glip_export.errors import GlipExportError
 from glip_export.trt.function_calls import inline
-from glip_export.trt.functions import MaximumOfSlice
+from glip_export.trt.functions import GlipNms, MaximumOfSlice
+from glip_export.trt.native_nms import class_wise_nms
 from glip_export.trt.nodes import DOMAIN, NMS, OPSET
 
 CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")  # the outputs that end at the candidates
@@ -27,7 +28,8 @@ def lower_class_maximum(model: onnx_ir.Model) -> None:
     fixed number of slices: exact for every class_map.
     """
     graph = model.graph
-    class_map = next((value for value in graph.inputs if value.name == "class_map"), None)
+    known = (*graph.inputs, *graph.initializers.values())  # a constant where the vocabulary is baked in
+    class_map = next((value for value in known if value.name == "class_map"), None)
     gathers = [node for node in graph if node.op_type == "GatherND"]
     for gather in gathers:
         probabilities = _before("Transpose", gather.inputs[0])
@@ -42,8 +44,11 @@ def lower_class_maximum(model: onnx_ir.Model) -> None:
         inline(model, [MaximumOfSlice])
 
 
-def lower_nms(model: onnx_ir.Model, config: DetectionConfig) -> None:
-    """The candidates go into one GlipNms, in place: it suppresses, chooses the D best and fills up empty places."""
+def lower_nms(model: onnx_ir.Model, config: DetectionConfig, *, native: bool = False) -> None:
+    """The candidates go into one GlipNms, in place: it suppresses, chooses the D best and fills up empty places.
+
+    native: its steps in standard operators that TensorRT has, in place of the one node.
+    """
     graph = model.graph
     boxes, scores, labels = _candidates_of_nms(graph)
     tape = Tape()
@@ -62,6 +67,8 @@ def lower_nms(model: onnx_ir.Model, config: DetectionConfig) -> None:
     graph.outputs[:] = results
     model.opset_imports[DOMAIN] = OPSET
     common.RemoveUnusedNodesPass()(model)
+    if native:
+        inline(model, [GlipNms, class_wise_nms])
 
 
 def end_at_candidates(model: onnx_ir.Model, config: DetectionConfig) -> None:

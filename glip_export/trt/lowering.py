@@ -7,7 +7,7 @@ from onnx_ir.passes import common
 
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
-from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec
+from glip_export.graphs.contracts import BAKED, FUSION_HEAD, GraphSpec
 from glip_export.trt.function_calls import add_functions
 from glip_export.trt.functions import GlipDeformIm2Col, GlipNms, keep_by_class
 from glip_export.trt.lower_deform_conv import lower_deform_conv
@@ -21,22 +21,22 @@ def lower(
     """One graph of a bundle, at any precision, as a new model that TensorRT can parse; it shares the weights.
 
     deform_conv: "plugin" leaves a GlipDeformIm2Col before each product, "gridsample" native operators alone.
-    nms: "plugin" leaves a GlipNms and the contract's outputs; with "host" the fusion head's outputs are
-    candidate_boxes f32 (B, M, 4), candidate_scores f32 (B, M) and candidate_labels int32 (B, M), for
-    `runtime.host_nms.finish`. A head of several scales has no NMS: with "plugin" its end stays as it is. Raises
-    GlipExportError for another word, or a graph that the exporter did not make.
+    nms: "plugin" leaves a GlipNms and the contract's outputs, "native" native operators alone and the same outputs;
+    with "host" the fusion head's outputs are candidate_boxes f32 (B, M, 4), candidate_scores f32 (B, M) and
+    candidate_labels int32 (B, M), for `runtime.host_nms.finish`. A head of several scales has no NMS: its end stays as
+    it is, but with "host". Raises GlipExportError for another word, or a graph that the exporter did not make.
     """
     for option, word, words in (("deform_conv", deform_conv, DEFORM_CONV_FORMS), ("nms", nms, NMS_FORMS)):
         if word not in words:
             raise GlipExportError(f"no {option} {word!r}: choose one of {', '.join(words)}")
     lowered = model.clone()
-    if spec.name != FUSION_HEAD.name:
+    if spec.name not in (FUSION_HEAD.name, BAKED.name):
         return lowered  # the other graphs are standard operators that TensorRT has
+    lower_class_maximum(lowered)
     if nms == "host":
         end_at_candidates(lowered, config.detection)
     elif not config.detection.several_scales:
-        lower_nms(lowered, config.detection)
-    lower_class_maximum(lowered)
+        lower_nms(lowered, config.detection, native=nms == "native")
     lower_deform_conv(lowered, native=deform_conv == "gridsample")
     return lowered
 

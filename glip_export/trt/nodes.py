@@ -9,4 +9,4 @@ DEFORM_IM2COL = "GlipDeformIm2Col"
 NMS = "GlipNms"
 
 DEFORM_CONV_FORMS = ("plugin", "gridsample")
-NMS_FORMS = ("plugin", "host")
+NMS_FORMS = ("plugin", "native", "host")

@@ -9,13 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from glip_export.bundle import Bundle, Graph, newest_bundle, write_manifest
+from glip_export.bundle import Bundle, Graph, hashes, newest_bundle, write_manifest
 from glip_export.bundle import bundle as bundle_module
 from glip_export.bundle.files import atomic_directory
 from glip_export.errors import BundleError
@@ -325,13 +326,13 @@ def test_a_folder_is_added_and_replaced(folder: Path) -> None:
 
 def test_adding_a_folder_hashes_only_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, hashed = Bundle.open(folder), []
-    sha256_file = bundle_module.sha256_file
+    sha256_file = hashes.sha256_file
 
     def note(path: Path) -> str:
         hashed.append(path.name)
         return sha256_file(path)
 
-    monkeypatch.setattr(bundle_module, "sha256_file", note)
+    monkeypatch.setattr(hashes, "sha256_file", note)
     bundle.take_folder(made(folder, a=b"1", b=b"2"), "added")
     assert sorted(hashed) == ["a", "b"]
 
@@ -412,3 +413,32 @@ def test_a_killed_second_export_leaves_the_first(tmp_path: Path) -> None:
     command = [sys.executable, "-c", EXPORT_AND_DIE, str(target), str(Path(__file__).parents[1])]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert Bundle.open(target).name == "the first"
+
+
+def test_a_changed_byte_is_found_where_hashes_are_remembered(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(hashes, "LEAST_BYTES", 1)
+    monkeypatch.setattr(hashes, "SETTLED_NS", 0)
+    for _ in range(2):
+        Bundle.open(folder)
+    data = folder / "fusion_head.onnx.data"
+    before, content = data.stat(), bytearray(data.read_bytes())
+    content[7] ^= 1
+    time.sleep(0.05)  # longer than a kernel's clock stands still
+    data.write_bytes(content)
+    os.utime(data, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for anew in (False, True):
+        with pytest.raises(BundleError, match=r"fusion_head\.onnx\.data is damaged or was changed: its SHA-256"):
+            Bundle.open(folder, anew=anew)
+
+
+def test_anew_hashes_what_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {name: file.sha256 for name, file in Bundle.open(folder).files.items()}
+    monkeypatch.setattr("glip_export.bundle.bundle.remembered_hashes", lambda *_: kept)
+    data = folder / "fusion_head.onnx.data"
+    data.write_bytes(bytes(byte ^ 1 for byte in data.read_bytes()))
+    Bundle.open(folder)
+    with pytest.raises(BundleError, match="is damaged or was changed"):
+        Bundle.open(folder, anew=True)

@@ -283,9 +283,9 @@ def test_precisions_and_flavors_stand_side_by_side(folder: Path, pretend: Preten
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "there is no precision 'int8': choose fp16 or bf16 or fp32"),
+        ({"precision": "int4"}, "there is no precision 'int4': choose fp16 or bf16 or fp32 or int8"),
         ({"deform_conv": "native"}, "there is no form of deform_conv 'native': choose plugin or gridsample"),
-        ({"nms": "gpu"}, "there is no form of nms 'gpu': choose plugin or host"),
+        ({"nms": "gpu"}, "there is no form of nms 'gpu': choose plugin or native or host"),
         ({"recipe": "none.yaml"}, r"there is no recipe none\.yaml"),
     ],
 )
@@ -307,6 +307,16 @@ def test_only_an_fp32_bundle_is_built_from(folder: Path, pretend: Pretend) -> No
     (folder / "manifest.json").write_text(json.dumps({**manifest, "precision": "fp16"}))
     with pytest.raises(BundleError, match="is fp16; engines are built from an fp32 bundle"):
         build_engines(folder)
+
+
+def test_int8_engines_are_of_an_int8_bundle_and_no_others(folder: Path, pretend: Pretend) -> None:
+    with pytest.raises(BundleError, match=r"is fp32; int8 engines are built from an int8 bundle: .*quantize"):
+        build_engines(folder, precision="int8")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "precision": "int8"}))
+    with pytest.raises(BundleError, match="is int8; engines are built from an fp32 bundle; of this one with --int8"):
+        build_engines(folder)
+    assert plan_build(folder, precision="int8").jobs["fusion_head"].precision == "int8"
 
 
 def job_of(folder: Path, graph: str = "text_encoder", **changes: Any) -> Job:

@@ -163,7 +163,7 @@ def test_engines_that_this_gpu_cannot_run_are_one_line(
 
 
 def test_missing_engines_are_not_told_to_be_built_where_they_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = SimpleNamespace(path=Path("engines/tiny"), files={})
+    bundle = SimpleNamespace(path=Path("engines/tiny"), files={}, precision="fp32")
     monkeypatch.setattr(tensorrt_session, "find_gpu", lambda: H100)
     with pytest.raises(BackendError, match=r"^NVIDIA H100 .* no code for it: use --flavor tensorrt, or backend onnx"):
         tensorrt_session.open_engine_set(bundle, "tensorrt_rtx")  # type: ignore[arg-type]

@@ -220,7 +220,7 @@ def test_the_other_graphs_stay_as_they_are(bundle: Bundle) -> None:
 def test_wrong_words_and_graphs(head: onnx_ir.Model, bundle: Bundle) -> None:
     with pytest.raises(GlipExportError, match="no deform_conv 'native': choose one of plugin, gridsample"):
         lower(head, FUSION_HEAD, bundle.config, deform_conv="native")
-    with pytest.raises(GlipExportError, match="no nms 'device': choose one of plugin, host"):
+    with pytest.raises(GlipExportError, match="no nms 'device': choose one of plugin, native, host"):
         lower(head, FUSION_HEAD, bundle.config, nms="device")
     lowered = lower(head, FUSION_HEAD, bundle.config)
     with pytest.raises(GlipExportError, match="lowered already"):

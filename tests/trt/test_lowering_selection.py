@@ -1,4 +1,4 @@
-"""The selection alone, with each way to aggregate tokens: plugin or host NMS, and the bundle's form of it."""
+"""The selection alone, with each way to aggregate tokens: plugin, native or host NMS, and the bundle's form of it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, TensorSpec
 from glip_export.graphs.export import trace
 from glip_export.model.selection import LevelPredictions, select
 from glip_export.runtime.host_nms import finish
+from glip_export.trt.function_calls import inline
+from glip_export.trt.functions import GlipNms
 from glip_export.trt.lowering import lower, with_reference_functions
-from glip_export.trt.nodes import DOMAIN, NMS, OPSET
+from glip_export.trt.native_nms import class_wise_nms
+from glip_export.trt.nodes import DOMAIN, NMS, NMS_FORMS, OPSET
 
 STRIDES, SIZES = (8, 16), (64.0, 128.0)
 PARTS = {"logits": "T", "deltas": 4, "centerness": 1}
@@ -90,7 +93,7 @@ class Forms:
             weights_sha256="",
         )
         self.exported = trace(model, SELECTION)
-        self.lowered = {nms: lower(self.exported, FUSION_HEAD, self.config, nms=nms) for nms in ("plugin", "host")}
+        self.lowered = {nms: lower(self.exported, FUSION_HEAD, self.config, nms=nms) for nms in NMS_FORMS}
         self.sessions = {"exported": session(self.exported)}
         for nms, lowered in self.lowered.items():
             self.sessions[nms] = session(with_reference_functions(lowered))
@@ -134,7 +137,7 @@ def test_equals_the_exported_graph_and_the_model(forms: Forms, tokens: int, clas
     model = [part.numpy() for part in forms.module(*map(torch.from_numpy, arrays))]
     exported = forms.run("exported", arrays)
     assert exported[3].sum() > 0
-    for nms in ("plugin", "host"):
+    for nms in NMS_FORMS:
         for theirs, ours, torchs in zip(exported, forms.run(nms, arrays), model, strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -144,7 +147,7 @@ def test_equals_the_exported_graph_and_the_model(forms: Forms, tokens: int, clas
 def test_no_candidate(forms: Forms) -> None:
     arrays = predictions(forms.aggregation, 0, 5, 3)
     arrays[0][:], arrays[1][:] = -20, -20
-    for nms in ("plugin", "host"):
+    for nms in NMS_FORMS:
         boxes, scores, labels, count = forms.run(nms, arrays)
         assert not boxes.any() and not scores.any() and (labels == -1).all() and not count.any()
 
@@ -153,11 +156,12 @@ def test_no_shape_depends_on_values(forms: Forms) -> None:
     found = set(data_dependent(forms.exported.graph))
     assert "NonMaxSuppression" in found
     assert ("TopK" in found) == (forms.aggregation == "MAX")  # as many tokens as the largest class has
-    for lowered in forms.lowered.values():
-        assert not set(data_dependent(lowered.graph))
+    for nms, lowered in forms.lowered.items():
+        # How often the loop runs depends on values, what it carries has one shape.
+        assert set(data_dependent(lowered.graph)) == ({"Loop"} if nms == "native" else set())
 
 
-def reference_nms(threshold: float, detections: int) -> onnxruntime.InferenceSession:
+def one_nms(threshold: float, detections: int, native: bool) -> onnxruntime.InferenceSession:
     inputs = {"boxes": ["B", "M", 4], "scores": ["B", "M"], "labels": ["B", "M"]}
     outputs = {"best": ["B", None, 4], "top": ["B", None], "classes": ["B", None], "count": ["B"]}
     types = dict.fromkeys((*inputs, *outputs), TensorProto.FLOAT)
@@ -168,21 +172,43 @@ def reference_nms(threshold: float, detections: int) -> onnxruntime.InferenceSes
     values = [[helper.make_tensor_value_info(k, types[k], v) for k, v in part.items()] for part in (inputs, outputs)]
     imports = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, OPSET)]
     proto = helper.make_model(helper.make_graph([node], "nms", *values), opset_imports=imports, ir_version=10)
-    return session(with_reference_functions(onnx_ir.from_proto(proto)))
+    model = onnx_ir.from_proto(proto)
+    if not native:
+        return session(with_reference_functions(model))
+    inline(model, [GlipNms, class_wise_nms])
+    assert not any(node.domain or node.op_type == "NonMaxSuppression" for node in model.graph)
+    return session(model)
 
 
-def check_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float, detections: int) -> None:
-    given = reference_nms(threshold, detections).run(None, {"boxes": boxes, "scores": scores, "labels": labels})
+def check_nms(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float, detections: int, native: bool = False
+) -> None:
+    given = one_nms(threshold, detections, native).run(None, {"boxes": boxes, "scores": scores, "labels": labels})
     for theirs, ours in zip(selected(boxes, scores, labels, threshold, detections), given, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("tens", range(10))
-def test_the_plugins_reference_equals_the_model(tens: int) -> None:
+@pytest.mark.parametrize("native", [False, True])
+def test_the_plugins_reference_equals_the_model(tens: int, native: bool) -> None:
     for seed in range(10 * tens, 10 * tens + 10):
-        check_nms(*random_candidates(seed))
+        check_nms(*random_candidates(seed), native)
 
 
 @pytest.mark.parametrize("name", EDGES)
-def test_the_plugins_reference_at_the_edges(name: str) -> None:
-    check_nms(*edge_candidates(name))
+@pytest.mark.parametrize("native", [False, True])
+def test_the_plugins_reference_at_the_edges(name: str, native: bool) -> None:
+    check_nms(*edge_candidates(name), native)
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_a_chain_of_rivals(length: int) -> None:
+    """Each box overlaps the next alone: every second stays, and whether the last does is known after all rounds."""
+    left = 4 * np.arange(length, dtype=np.float32)
+    boxes = np.stack([left, left * 0, left + 9, left * 0 + 9], axis=1)[None]
+    scores = np.linspace(1, 0.5, length, dtype=np.float32)[None]
+    check_nms(boxes, scores, np.zeros((1, length), np.int32), 0.4, length, native=True)
+    _, _, _, count = one_nms(0.4, length, native=True).run(
+        None, {"boxes": boxes, "scores": scores, "labels": np.zeros((1, length), np.int32)}
+    )
+    assert count == -(-length // 2)

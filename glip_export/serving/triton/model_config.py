@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from glip_export.bundle import Bundle
+from glip_export.bundle import BakedFile, Bundle
 from glip_export.config import ImageConfig
-from glip_export.graphs.contracts import GraphSpec, TensorSpec, fixed_axes, graphs_of, pyramid_axes
+from glip_export.graphs.contracts import BAKED, GraphSpec, TensorSpec, fixed_axes, graphs_of, pyramid_axes, specs_of
 from glip_export.image import resize_shape
 from glip_export.serving.triton.pbtxt import Word, to_pbtxt
 from glip_export.serving.triton.settings import TritonSettings
@@ -25,7 +25,7 @@ CANDIDATES = (
     TensorSpec("candidate_scores", "float32", ("B", "M")),
     TensorSpec("candidate_labels", "int32", ("B", "M")),
 )  # what a fusion head without NMS gives: trt.lower_selection.end_at_candidates
-_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32"}
+_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "int64": "TYPE_INT64", "int32": "TYPE_INT32"}
 
 
 def detector_config(name: str, settings: TritonSettings, parameters: dict[str, str] | None = None) -> str:
@@ -87,6 +87,30 @@ def engine_graph_config(name: str, graph: str, bundle: Bundle, engines: EngineSe
     known = {tensor.name: tensor for tensor in (*spec.outputs, *CANDIDATES)}
     profiles = {"profile": [str(number) for number in range(len(engine.profiles))]}
     return _graph_config(name, "tensorrt", bundle, spec, [known[output] for output in engine.outputs], profiles)
+
+
+def baked_config(name: str, file: BakedFile, labels: str) -> str:
+    """A baked model in Triton's ONNX Runtime backend, on what Triton has; labels: the file with its names.
+
+    The batch is an axis like others: pictures of different sizes are padded together by who sends them.
+    """
+    spec = specs_of(file)[BAKED.name]
+    fixed = fixed_axes(file.config)
+    if file.takes_pixels:
+        fixed["B"] = 1
+    if file.image_size is not None and not file.takes_pixels:
+        fixed["H"], fixed["W"] = file.image_size
+    outputs = [_tensor(tensor, fixed) for tensor in spec.outputs]
+    outputs[spec.output_names.index("labels")]["label_filename"] = labels
+    return to_pbtxt(
+        {
+            "name": name,
+            "backend": "onnxruntime",
+            "max_batch_size": 0,
+            "input": [_tensor(tensor, fixed) for tensor in spec.inputs],
+            "output": outputs,
+        }
+    )
 
 
 def runs_on_gpu(backend: str) -> bool:

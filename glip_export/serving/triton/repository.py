@@ -64,7 +64,7 @@ def write_repository(
     _check_backend(settings.backend)
     if output.is_dir() and any(output.iterdir()):
         raise GlipExportError(f"{output} is not empty: name another folder, or remove it")
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, anew=True)
     check_one_scale(opened.config, "a Triton server")
     with atomic_directory(output) as folder:
         _write_detector(folder, opened, settings)

@@ -1,0 +1,1 @@
+"""Post-training int8: what of the graphs is quantized, the activations' ranges, and the graphs in QDQ form."""
