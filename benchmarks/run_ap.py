@@ -1,11 +1,11 @@
 """Average precision of the torch reference and of every backend and precision, on held-out scenes.
 
 python -m glip_export.training scenes scenes --train 0
-python benchmarks/run_ap.py --scenes scenes --bundle engines/glip_demo
+python benchmarks/run_ap.py --scenes scenes --bundle engines/glip_demo --also engines/glip_demo-int8
 
 Writes ap.json and ap.md. fp16 and bf16 graphs, which run on GPUs, are emulated on the CPU: every value is rounded to
 its type. Stopped and started again it goes on where it was. Exits with 1 if an AP is further from torch's than 0.001
-(fp32) or 0.005 (lower precisions).
+(fp32), 0.005 (bf16, fp16) or 0.010 (int8). --also adds other bundles of the same checkpoint, on all backends but torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from glip_export.runtime.detector import Detector
 REFERENCE = "torch"
 EMULATED = {"fp16": "fp16 graphs, emulated", "bf16": "bf16 graphs, emulated"}
 SETS = ("val", "seen_phrases", "unseen_phrases")
-ALLOWED = {"fp32": 0.001, "lower": 0.005}  # of AP
+ALLOWED = {"fp32": 0.001, "lower": 0.005, "int8": 0.010}  # of AP
+INT8 = "int8"
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, required=True, help="a folder of data sets in it, as `scenes` writes")
     parser.add_argument("--set", action="append", help=f"repeat for several; by default {', '.join(SETS)}")
     parser.add_argument("--bundle", type=Path, help="by default the newest under engines/")
+    parser.add_argument("--also", type=Path, action="append", default=[], help="another bundle; repeat for several")
     parser.add_argument("--weights", help="the checkpoint, if it is no longer where it was")
     parser.add_argument("--backend", action="append", help="repeat for several; by default all that work here")
     parser.add_argument("--emulate", nargs="*", choices=EMULATED, default=list(EMULATED), help="by default both")
@@ -54,12 +56,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("evaluation/run_ap"), help="results as they come")
     parser.add_argument("--output", type=Path, default=default_output(), help="by default benchmarks/results/<today>")
     given = parser.parse_args()
-    bundle = Bundle.open(bundle_or_newest(given.bundle))
+    bundle, *others = [Bundle.open(path) for path in (bundle_or_newest(given.bundle), *given.also)]
     names = given.set or [name for name in SETS if (given.scenes / name / "annotations.json").is_file()]
     if not names:
         raise GlipExportError(f"{given.scenes} holds none of {', '.join(SETS)}")
-    reports = {name: _evaluate(given, bundle, name) for name in names}
-    facts = _facts(given, bundle, reports)
+    reports = {name: _evaluate(given, bundle, others, name) for name in names}
+    facts = _facts(given, bundle, others, reports)
     given.output.mkdir(parents=True, exist_ok=True)
     atomic_write_text(given.output / "ap.json", json.dumps(facts, indent=1) + "\n")
     atomic_write_text(given.output / "ap.md", "\n".join(_markdown(facts)) + "\n")
@@ -68,16 +70,16 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def _evaluate(given: argparse.Namespace, bundle: Bundle, name: str) -> CocoReport:
+def _evaluate(given: argparse.Namespace, bundle: Bundle, others: list[Bundle], name: str) -> CocoReport:
     """Every backend on one set."""
     folder = given.scenes / name
     dataset = CocoDataset.read(folder / "annotations.json", folder / "images", given.limit)
     dataset.check_annotated()
     results: dict[str, CocoResult] = {}
     with pictures_progress() as progress:
-        for backend, opener in _openers(given, bundle).items():
+        for backend, (of, opener) in _openers(given, bundle, others).items():
             place = given.work / name / "".join(letter if letter.isalnum() else "-" for letter in backend)
-            asked = {"backend": backend, **identity(dataset, bundle, None, given.batch, limit=given.limit)}
+            asked = {"backend": backend, **identity(dataset, of, None, given.batch, limit=given.limit)}
             tell = progress_bar(progress, f"{name}, {backend}", len(dataset.images))
             with Journal.open(place / "progress.jsonl", asked) as journal:
                 results[backend] = evaluate_coco(
@@ -86,14 +88,22 @@ def _evaluate(given: argparse.Namespace, bundle: Bundle, name: str) -> CocoRepor
     return CocoReport(dataset, results, {})
 
 
-def _openers(given: argparse.Namespace, bundle: Bundle) -> dict[str, Callable[[], Detector]]:
+def _openers(
+    given: argparse.Namespace, bundle: Bundle, others: list[Bundle]
+) -> dict[str, tuple[Bundle, Callable[[], Detector]]]:
+    """By its name in the table: the bundle that is evaluated, and what opens it."""
     words = given.backend or available_backends(bundle)
     ordered = [REFERENCE, *(word for word in words if word != REFERENCE)]
-    openers: dict[str, Callable[[], Detector]] = {
-        word: partial(Detector.open, bundle.path, word, given.threads, given.weights) for word in ordered
-    }
+
+    def opener(one: Bundle, word: str) -> tuple[Bundle, Callable[[], Detector]]:
+        return one, partial(Detector.open, one.path, word, given.threads, given.weights)
+
+    openers = {word: opener(bundle, word) for word in ordered}
     for precision in given.emulate:
-        openers[EMULATED[precision]] = partial(_open_emulated, bundle, precision, given.threads)
+        openers[EMULATED[precision]] = bundle, partial(_open_emulated, bundle, precision, given.threads)
+    for other in others:
+        note = INT8 if other.precision == INT8 else other.path.resolve().name
+        openers |= {f"{word}, {note}": opener(other, word) for word in ordered if word.partition(":")[0] != REFERENCE}
     return openers
 
 
@@ -106,18 +116,27 @@ def _open_emulated(bundle: Bundle, precision: str, threads: int | None) -> Detec
     return Detector(RoundedSession(bundle, graphs, threads), bundle.config, bundle.image_size)
 
 
-def _facts(given: argparse.Namespace, bundle: Bundle, reports: dict[str, CocoReport]) -> dict[str, Any]:
+def _facts(
+    given: argparse.Namespace, bundle: Bundle, others: list[Bundle], reports: dict[str, CocoReport]
+) -> dict[str, Any]:
     """Everything for the JSON; no folder of this machine."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**describe_machine(), "threads": given.threads},
-        "bundle": {
-            "name": bundle.name,
-            "weights_sha256": bundle.weights.sha256,
-            "graphs_sha256": {graph.name: bundle.files[graph.file].sha256 for graph in bundle.graphs.values()},
-        },
+        "bundle": _describe(bundle),
+        "others": [_describe(other) for other in others],
         "batch": given.batch,
         "sets": {name: _set_facts(report) for name, report in reports.items()},
+    }
+
+
+def _describe(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "precision": bundle.precision,
+        "graphs_mb": sum(graph.bytes for graph in bundle.graphs.values()) / 1e6,
+        "weights_sha256": bundle.weights.sha256,
+        "graphs_sha256": {graph.name: bundle.files[graph.file].sha256 for graph in bundle.graphs.values()},
     }
 
 
@@ -138,6 +157,8 @@ def _set_facts(report: CocoReport) -> dict[str, Any]:
 
 
 def _allowed(backend: str) -> float:
+    if backend.endswith(f", {INT8}"):
+        return ALLOWED[INT8]
     return ALLOWED["lower" if "fp16" in backend or "bf16" in backend else "fp32"]
 
 

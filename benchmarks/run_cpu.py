@@ -1,9 +1,9 @@
-"""Backends x (4 names, COCO's 80) x batch (1, 3) at 800x1216, into dated JSON, plots and one table.
+"""Backends x bundles (fp32, int8) x (4 names, COCO's 80) x batch (1, 3) at 800x1216: dated JSON, plots, one table.
 
-python benchmarks/run_cpu.py --bundle engines/glip_tiny --weights glip_tiny.pth
+python benchmarks/run_cpu.py --bundle engines/glip_tiny --bundle engines/glip_tiny-int8 --weights glip_tiny.pth
 
-On 2 idle cores: an estimated 40 minutes with the torch reference, 10 without.
-Stopped and started again it goes on where it was.
+On 2 idle cores with the torch reference: an estimated 8 minutes for batch 1 (--batch 1 --runs 3), 35 for all. Batch 1
+comes first. Stopped and started again it goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ SIZE = "800x1216"
 def main() -> None:
     """Measures what is missing and writes summary.md over all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="by default the newest under engines/")
+    parser.add_argument("--bundle", type=Path, action="append", help="repeat for others, such as the int8 one; by "
+                        "default the newest under engines/")  # fmt: skip
+    parser.add_argument("--prompt", choices=PROMPTS, action="append", help="by default both")
+    parser.add_argument("--batch", type=int, action="append", help=f"repeat for several; by default {BATCHES}")
     parser.add_argument("--weights", help="the checkpoint, if it is no longer where it was")
     parser.add_argument("--backend", action="append", help=f"repeat for several; by default {', '.join(BACKENDS)}")
     parser.add_argument("--threads", type=int, help="by default all cores")
@@ -37,15 +40,16 @@ def main() -> None:
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     common = [
-        *where(given.bundle, given.weights, given.threads),
+        *repeated("--bundle", list(map(str, given.bundle or []))),
+        *where(None, given.weights, given.threads),
         *repeated("--backend", given.backend or BACKENDS),
         *("--image-size", given.image_size, "--runs", str(given.runs), "--warmup", str(given.warmup)),
     ]
     reports = {}
-    for batch in BATCHES:
-        for name, prompt in PROMPTS.items():
+    for batch in given.batch or BATCHES:
+        for name in given.prompt or PROMPTS:
             target = given.output / f"cpu-{name}-batch{batch}.json"
-            words = [*common, *prompt, "--batch", str(batch), "--plot", str(target.with_suffix(".png"))]
+            words = [*common, *PROMPTS[name], "--batch", str(batch), "--plot", str(target.with_suffix(".png"))]
             reports[f"{name}, batch {batch}"] = measure(target, words)
     summary = given.output / "summary.md"
     atomic_write_text(summary, "\n".join(_summary(reports)) + "\n")
@@ -63,11 +67,13 @@ def _summary(reports: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield f"# {first['bundle']['name']}, {first['runs'][0]['image_size']}, {first['date'][:10]}"
     yield ""
     yield f"{machine['cpu']}, {machine['threads']} threads; matrix-multiply peak in GFLOP/s: {peaks}; {packages}."
-    yield f"Medians of {first['runs'][0]['rounds']} runs in ms; the batch as a whole."
+    sizes = ", ".join(f"{one['folder']} {one['graphs_mb']:.0f}" for one in first["bundles"])
+    yield f"Medians of {first['runs'][0]['rounds']} runs in ms; the batch as a whole. Graphs in MB: {sizes}."
+    yield "Shares of peak: of the whole, then of each graph's own multiply-adds in its own time."
     yield ""
     columns = (
         "prompt", "backend", "precision", "T", "text", "vision", "fusion", "total", "images/s", "x torch", "GMAC/image",
-        "of peak", "peak MB", "box px", "detections",
+        "of peak", "text, vision, fusion of peak", "peak MB", "box px", "detections",
     )  # fmt: skip
     yield f"| {' | '.join(columns)} |"
     yield f"|{'---|' * len(columns)}"
@@ -83,9 +89,13 @@ def _row(name: str, run: dict[str, Any]) -> Iterator[str]:
     yield f"**{run['total']['p50_ms']:.0f}**"
     for field, form in (
         ("images_per_second", ".3g"), ("speedup_vs_torch_plain", ".2f"), ("gmac_per_image", ".3g"),
-        ("share_of_peak", ".0%"), ("peak_rss_mb", ".0f"), ("max_box_diff_px", ".2g"),
+        ("share_of_peak", ".0%"), ("stages", ""), ("peak_rss_mb", ".0f"), ("max_box_diff_px", ".2g"),
     ):  # fmt: skip
-        yield "" if run[field] is None else format(run[field], form)
+        if field == "stages":
+            shares = [stage["share_of_peak"] for stage in run["stages"].values() if "share_of_peak" in stage]
+            yield ", ".join("" if share is None else f"{share:.0%}" for share in shares).strip(", ")
+        else:
+            yield "" if run[field] is None else format(run[field], form)
     agreement = run["agreement"]
     if agreement is not None and not agreement.get("compared_anything", True):
         yield "nothing to compare"

@@ -2,8 +2,9 @@
 
 python benchmarks/scaling.py --bundle engines/glip_tiny --backend onnxruntime --backend openvino
 
-On 2 idle cores: an estimated 25 minutes a backend.
-Stopped and started again it goes on where it was. --only tokens does one series.
+On 2 idle cores: an estimated 25 minutes a backend, a third of it with --runs 1 --no-cost. --bundle given again adds
+the rows of another bundle, such as the int8 one. Stopped and started again it goes on where it was. --only tokens does
+one series, --point 10 only those values.
 """
 
 from __future__ import annotations
@@ -38,12 +39,15 @@ class Series:
 def main() -> None:
     """Measures what is missing, then draws one PNG a series."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="by default the newest under engines/")
+    parser.add_argument("--bundle", type=Path, action="append", help="repeat for others, such as the int8 one; by "
+                        "default the newest under engines/")  # fmt: skip
+    parser.add_argument("--point", type=int, action="append", help="only these of each series' values")
     parser.add_argument("--weights", help="the checkpoint, if it is no longer where it was")
     parser.add_argument("--backend", action="append", help="repeat for several; by default onnxruntime")
     parser.add_argument("--threads", type=int, help="by default all cores")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each point")
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--no-cost", action="store_true", help="count no multiply-adds")
     parser.add_argument("--image-size", default=SIZE, help="of every series but `size`")
     parser.add_argument("--only", choices=("tokens", "size", "batch", "prompts"), help="one series alone")
     parser.add_argument("--output", type=Path, default=default_output(), help="by default benchmarks/results/<today>")
@@ -51,16 +55,21 @@ def main() -> None:
     folder = given.output / "scaling"
     folder.mkdir(parents=True, exist_ok=True)
     common = [
-        *where(given.bundle, given.weights, given.threads),
+        *repeated("--bundle", list(map(str, given.bundle or []))),
+        *where(None, given.weights, given.threads),
         *repeated("--backend", given.backend or ["onnxruntime"]),
         *("--runs", str(given.runs), "--warmup", str(given.warmup)),
+        *(["--no-cost"] if given.no_cost else []),
     ]
     for series in all_series(given.image_size):
         if given.only in (None, series.name):
             reports = {
                 value: measure(folder / f"{series.name}-{value:04d}.json", [*common, *words])
                 for value, words in series.points.items()
+                if not given.point or value in given.point
             }
+            if not reports:
+                continue
             target = folder / f"{series.name}.png"
             plot_series(series, reports, target)
             print(f"Wrote {target}")
@@ -106,6 +115,8 @@ def plot_series(series: Series, reports: dict[int, dict[str, Any]], target: Path
         runs = [report["runs"][index] for report in reports.values()]
         bottom = [0.0] * len(runs)
         for stage in COLOURS:
+            if stage not in runs[0]["stages"]:
+                continue
             seconds = [run["stages"][stage]["p50_ms"] / 1000 for run in runs]
             axes.bar(range(len(runs)), seconds, bottom=bottom, color=COLOURS[stage], label=stage.replace("_", " "))
             bottom = [low + high for low, high in zip(bottom, seconds, strict=True)]

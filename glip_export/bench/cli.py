@@ -28,7 +28,12 @@ app = typer.Typer(
 @app.command(cls=Verb)
 def bench(
     bundle: Annotated[
-        Path | None, typer.Option(help="The bundle's folder; by default the newest under engines/.", show_default=False)
+        list[Path] | None,
+        typer.Option(
+            help="The bundle's folder; by default the newest under engines/. Repeat for others, such as the int8 one, "
+            "whose rows then run in turn with the first's.",
+            show_default=False,
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a run, padded together.")] = 1,
     backend: Annotated[
@@ -92,14 +97,16 @@ def bench(
     unless --cached-text. Each backend has a process of its own; several run in turn, A B A B.
 
     Example: glip-bench --backend torch --backend onnxruntime --coco-prompt --plot bench.png
+    Or: glip-bench --bundle engines/glip --bundle engines/glip-int8 --backend openvino
     """
     from glip_export.bench.command import run
 
-    path = bundle_or_newest(bundle)
-    check_outputs({"--json": json, "--plot": plot}, [prompt_file, weights, *bundle_files(path)])
+    paths = bundle or [bundle_or_newest(None)]
+    read = [file for path in paths for file in bundle_files(path)]
+    check_outputs({"--json": json, "--plot": plot}, [prompt_file, weights, *read])
     run(
-        path,
-        tuple(dict.fromkeys(backend or _all_backends(path))),
+        paths,
+        tuple(dict.fromkeys(backend or _all_backends(paths[0]))),
         _names(prompt, coco_prompt, prompt_file),
         parse_image_size(image_size),
         batch=batch,

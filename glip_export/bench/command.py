@@ -11,9 +11,11 @@ from glip_export.bench.matmul_peak import fastest
 from glip_export.bench.measure import count_work, measure, measure_peak
 from glip_export.bench.pictures import check_size, default_size
 from glip_export.bench.plot import load_pyplot, plot_stages
-from glip_export.bench.report import make_report
+from glip_export.bench.report import describe_bundle, make_report
+from glip_export.bench.rows import opener, rows_of
 from glip_export.bench.table import costs_table, times_table
-from glip_export.bundle import Bundle
+from glip_export.bundle import BakedFile, Bundle
+from glip_export.bundle.baked_file import is_baked
 from glip_export.bundle.files import atomic_write_text
 from glip_export.cli.console import console, steps_progress
 from glip_export.names import Name
@@ -21,7 +23,7 @@ from glip_export.processes import thread_count
 
 
 def run(
-    path: Path,
+    paths: Sequence[Path],
     backends: Sequence[str],
     names: tuple[Name, ...],
     image_size: tuple[int, int] | None,
@@ -37,15 +39,21 @@ def run(
     json: Path | None,
     plot: Path | None,
 ) -> None:
-    """Measures the bundle, prints two tables, writes the JSON and the plot; image_size (H, W) of the padded input."""
+    """Measures the bundles in one run, prints two tables, writes the JSON and the plot.
+
+    image_size: (H, W) of the padded input. The first bundle's model is the reference, and its graphs' multiply-adds are
+    counted for all.
+    """
     threads = threads and thread_count(threads)  # told here: what workers write is not shown
-    bundle = Bundle.open(path, verify=False)  # every worker checks the hashes when it opens the bundle
+    rows = rows_of(paths, backends)
+    bundle = Bundle.open(paths[0], verify=False)  # every worker checks the hashes when it opens one
+    others = [BakedFile.open(path, False) if is_baked(path) else Bundle.open(path, verify=False) for path in paths[1:]]
     if plot is not None:
         load_pyplot()  # told before minutes of measuring, not after
     size = check_size(
         image_size or bundle.image_size or default_size(bundle.config.image), bundle.config.image, bundle.image_size
     )
-    job = Job(str(path), names, size, batch, threads, weights, prompts_per_image, cached_text)
+    job = Job(str(paths[0]), names, size, batch, threads, weights, prompts_per_image, cached_text)
     with steps_progress(transient=True) as progress:
         task = progress.add_task("starting")
 
@@ -56,13 +64,14 @@ def run(
         if cost:
             tell("measuring this machine's matrix-multiply peak")
             peaks.append(measure_peak(threads))
-        measurements = measure(job, backends, runs, warmup, cost, tell)
+        measurements = measure(job, [row.label for row in rows], runs, warmup, cost, tell, opener(rows))
         work = None
         if cost:
             tell("measuring this machine's matrix-multiply peak again")
             peaks.append(measure_peak(threads))
             work = count_work(job, measurements, tell)
     report = make_report(job, bundle, measurements, work, fastest(*peaks) if peaks else None)
+    report["bundles"] = [describe_bundle(one) for one in (bundle, *others)]
     if json is not None:
         atomic_write_text(json, json_module.dumps(report, indent=1) + "\n")
     console.print(times_table(report))

@@ -10,6 +10,7 @@ from glip_export.names import Name, words_of
 
 PLAIN = "torch"  # the backend word of the reference as published, 256 tokens whatever the prompt
 TRIMMED = "torch:trimmed"  # the same model on the prompt's own tokens
+INT8 = "int8"
 PRECISIONS = {"f32": "fp32", "f16": "fp16"}  # backends' own words for the same
 
 
@@ -47,7 +48,12 @@ class Job:
 
 
 def precision_of(backend: str, session_precision: str | None, bundle_precision: str) -> str:
-    """fp32, bf16 or fp16: what the backend word says (openvino:bf16), else the session, else the bundle."""
+    """fp32, bf16, fp16 or int8: what the backend word says (openvino:bf16), else the session, else the bundle.
+
+    Of an int8 bundle int8, whatever the rest of it is computed in.
+    """
+    if bundle_precision == INT8:
+        return INT8
     _, _, word = backend.partition(":")
     found = word if word in ("fp32", "f32", "bf16", "fp16", "f16") else session_precision or bundle_precision
     return PRECISIONS.get(found, found)

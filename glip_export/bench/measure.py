@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from glip_export.bench.client import BackendProcess, WorkerProcess
 from glip_export.bench.job import PLAIN, TRIMMED, Job
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.contracts import BAKED, GRAPHS, TEXT_ENCODER
 
 PAUSE = 0.1  # seconds between two backends' turns: a thread pool spins for some 30 ms after its last work
 MAX_SIZES = 4  # of one graph in one run; a prompt of many captions has more, and counting each takes seconds
@@ -88,7 +88,8 @@ def count_work(
     """10^9 multiply-adds that one run of each measurement asks of each graph, counted from the bundle's graphs.
 
     None for torch, which does not run the graphs, and for a run whose captions come in too many sizes. Equal sizes are
-    counted once. Raises BackendError where a graph holds what cannot be counted.
+    counted once. A baked model counts what backbone and head of the row counted first do. Raises BackendError where a
+    graph holds what cannot be counted.
     """
     tell = progress or (lambda _: None)
     known: dict[tuple[str, int, int], float] = {}
@@ -97,6 +98,9 @@ def count_work(
         for measurement in measurements:
             sizes = measurement.outcome["sizes"]
             kinds = {name: {_key(item) for item in sizes if item["graph"] == name} for name in GRAPHS}
+            if any(item["graph"] == BAKED.name for item in sizes):
+                results.append(_of_baked(results))
+                continue
             if measurement.backend in (PLAIN, TRIMMED) or max(map(len, kinds.values())) > MAX_SIZES:
                 results.append(None)
                 continue
@@ -108,6 +112,13 @@ def count_work(
                 work[item["graph"]] += known[_key(item)] * item["batch"] * item["calls"]
             results.append(work)
     return results
+
+
+def _of_baked(results: Sequence[dict[str, float] | None]) -> dict[str, float] | None:
+    counted = next((work for work in results if work is not None), None)
+    if counted is None:
+        return None
+    return {**dict.fromkeys(GRAPHS, 0.0), BAKED.name: sum(counted.values()) - counted[TEXT_ENCODER.name]}
 
 
 def measure_peak(threads: int | None) -> dict[str, Any]:

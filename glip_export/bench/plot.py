@@ -10,9 +10,12 @@ from glip_export.bench.stages import STAGES
 from glip_export.bench.table import milliseconds
 from glip_export.bundle.files import atomic_path
 from glip_export.errors import BackendError
+from glip_export.graphs.contracts import BAKED
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-COLOURS = dict(zip(STAGES, ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7"), strict=True))
+COLOURS = dict(
+    zip((*STAGES, BAKED.name), ("#999999", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00"), strict=True)
+)
 NARROW = 0.045  # of the axis: a stage below that has no room for its number
 
 
@@ -27,7 +30,7 @@ def plot_stages(report: Mapping[str, Any], target: Path) -> None:
     longest = max(run["total"]["mean_ms"] for run in runs)
     for row, run in enumerate(runs):
         left = 0.0
-        for stage in STAGES:
+        for stage in run["stages"]:
             width = run["stages"][stage]["mean_ms"]
             axes.barh(row, width, left=left, color=COLOURS[stage], edgecolor="white", linewidth=0.5, height=0.66)
             if width > NARROW * longest:
@@ -40,9 +43,10 @@ def plot_stages(report: Mapping[str, Any], target: Path) -> None:
     axes.set_xlabel("ms")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(_title(report), fontsize=10, loc="left")
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[stage]) for stage in STAGES]
-    labels = [stage.replace("_", " ") for stage in STAGES]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(STAGES), frameon=False, fontsize=9)
+    stages = tuple(dict.fromkeys(stage for run in runs for stage in run["stages"]))
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[stage]) for stage in stages]
+    labels = [stage.replace("_", " ") for stage in stages]
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(stages), frameon=False, fontsize=9)
     save(figure, target)
 
 

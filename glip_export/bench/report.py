@@ -11,10 +11,10 @@ from glip_export.bench.job import PLAIN, Job
 from glip_export.bench.machine import describe_machine
 from glip_export.bench.matmul_peak import PRECISIONS
 from glip_export.bench.measure import Measurement
-from glip_export.bench.stages import STAGES, summarize
-from glip_export.bundle import Bundle
+from glip_export.bench.stages import summarize
+from glip_export.bundle import BakedFile, Bundle
 from glip_export.bundle.files import MANIFEST, sha256_file
-from glip_export.graphs.contracts import GRAPHS
+from glip_export.graphs.contracts import BAKED, GRAPHS
 from glip_export.processes import usable_cores
 
 FLOP_A_GMAC = 2.0  # GFLOP
@@ -43,14 +43,29 @@ def make_report(
     return {
         "runs": entries,
         "machine": {**describe_machine(), **_peaks(peak or {}), "threads": job.threads or usable_cores()},
-        "bundle": {
-            "name": bundle.config.name,
-            "precision": bundle.precision,
-            "manifest_sha256": sha256_file(bundle.path / MANIFEST),
-            "weights_sha256": bundle.weights.sha256,
-        },
+        "bundle": describe_bundle(bundle),
         "prompt": job.caption(bundle.config.text.separator),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe_bundle(bundle: Bundle | BakedFile) -> dict[str, Any]:
+    """For the report's JSON: what tells it from others, and the size of its graphs in MB (10^6)."""
+    if isinstance(bundle, BakedFile):
+        return {
+            "name": bundle.config.name,
+            "folder": bundle.path.name,
+            "precision": bundle.precision,
+            "graphs_mb": bundle.path.stat().st_size / 1e6,
+            "sha256": bundle.sha256,
+        }
+    return {
+        "name": bundle.config.name,
+        "folder": bundle.path.resolve().name,
+        "precision": bundle.precision,
+        "graphs_mb": sum(graph.bytes for graph in bundle.graphs.values()) / 1e6,
+        "manifest_sha256": sha256_file(bundle.path / MANIFEST),
+        "weights_sha256": bundle.weights.sha256,
     }
 
 
@@ -62,11 +77,13 @@ def _entry(
     peak: dict[str, Any],
     reference: Measurement,
 ) -> dict[str, Any]:
-    sizes = [item for item in measurement.outcome["sizes"] if item["graph"] == "fusion_head"]
+    found = measurement.outcome["sizes"]
+    baked = any(item["graph"] == BAKED.name for item in found)  # which knows its tokens alone
+    sizes = [item for item in (reference.outcome["sizes"] if baked else found) if item["graph"] == "fusion_head"]
     totals = [run["total_ms"] for run in measurement.runs]
     total = summarize(totals)
     gmac = sum(graphs.values()) / job.batch if graphs is not None else measurement.gmac_per_image
-    speed = peak.get(measurement.precision)
+    speed = _speed(measurement.precision, peak)
     return {
         "backend": measurement.backend,
         "precision": measurement.precision,
@@ -78,7 +95,7 @@ def _entry(
         "cached_text": job.cached_text,
         "threads": job.threads or usable_cores(),
         "rounds": len(totals),
-        "stages": {name: _stage(measurement, name, graphs, speed) for name in STAGES},
+        "stages": {name: _stage(measurement, name, graphs, speed) for name in measurement.runs[-1]["stages"]},
         "total": total,
         "samples_ms": [round(value, 3) for value in totals],
         "images_per_second": 1000 * job.batch / total["p50_ms"],
@@ -95,10 +112,16 @@ def _stage(measurement: Measurement, name: str, graphs: dict[str, float] | None,
     """Its times, its calls a run, and for a graph the multiply-adds of one run and the share of peak they ran at."""
     times = summarize([run["stages"][name] for run in measurement.runs])
     entry: dict[str, Any] = {**times, "calls": measurement.runs[-1]["calls"][name]}
-    if name in GRAPHS:
-        gmac = None if graphs is None else graphs[name]
+    if name in (*GRAPHS, BAKED.name):
+        gmac = None if graphs is None else graphs.get(name)
         entry |= {"gmac": gmac, "share_of_peak": _share(gmac, times["p50_ms"], speed)}
     return entry
+
+
+def _speed(precision: str, peak: dict[str, Any]) -> float | None:
+    """The peak that a precision is held to; where bf16 is slower than fp32, as on Xeons without AMX, fp32's."""
+    usable = (precision, "fp32") if precision == "bf16" else (precision,)
+    return max((peak[name] for name in usable if peak.get(name)), default=None)
 
 
 def _share(gmac: float | None, milliseconds: float, speed: float | None) -> float | None:

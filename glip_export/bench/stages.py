@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from glip_export.bench.timed_session import Call
-from glip_export.graphs.contracts import FUSION_HEAD, TEXT_ENCODER, VISION_BACKBONE
+from glip_export.graphs.contracts import BAKED, FUSION_HEAD, TEXT_ENCODER, VISION_BACKBONE
 
 PREPROCESS, POSTPROCESS = "preprocess", "postprocess"
 STAGES = (PREPROCESS, TEXT_ENCODER.name, VISION_BACKBONE.name, FUSION_HEAD.name, POSTPROCESS)
@@ -29,15 +29,16 @@ class Times(TypedDict):
 def account(start: float, end: float, calls: Sequence[Call]) -> dict[str, float]:
     """Milliseconds of each stage between start and end (seconds); they add up to the whole, nothing is left out.
 
-    A graph's stage is its calls. What passes between calls belongs to postprocess after a fusion head call (boxes
-    brought back to the picture), and to preprocess elsewhere: tokenizing, resizing, making the graphs' inputs.
+    A graph's stage is its calls, a baked model's one of its own, which others do not have. What passes between calls
+    belongs to postprocess after a fusion head call (boxes brought back to the picture), and to preprocess elsewhere:
+    tokenizing, resizing, making the graphs' inputs.
     """
-    stages = dict.fromkeys(STAGES, 0.0)
+    stages = dict.fromkeys(stages_of(calls), 0.0)
     moment, gap = start, PREPROCESS
     for call in calls:
         stages[gap] += call.start - moment
         stages[call.graph] += call.end - call.start
-        moment, gap = call.end, POSTPROCESS if call.graph == FUSION_HEAD.name else PREPROCESS
+        moment, gap = call.end, POSTPROCESS if call.graph in (FUSION_HEAD.name, BAKED.name) else PREPROCESS
     stages[gap] += end - moment
     return {name: 1000 * seconds for name, seconds in stages.items()}
 
@@ -45,7 +46,12 @@ def account(start: float, end: float, calls: Sequence[Call]) -> dict[str, float]
 def count_calls(calls: Sequence[Call]) -> dict[str, int]:
     """How often each stage ran; preparing and finishing run once each, whatever they hold."""
     counts = Counter(call.graph for call in calls)
-    return {name: counts[name] if name not in (PREPROCESS, POSTPROCESS) else 1 for name in STAGES}
+    return {name: counts[name] if name not in (PREPROCESS, POSTPROCESS) else 1 for name in stages_of(calls)}
+
+
+def stages_of(calls: Sequence[Call]) -> tuple[str, ...]:
+    """STAGES, and after them that of a baked model where it ran."""
+    return (*STAGES, BAKED.name) if any(call.graph == BAKED.name for call in calls) else STAGES
 
 
 def summarize(milliseconds: Sequence[float]) -> Times:

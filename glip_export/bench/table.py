@@ -8,8 +8,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from glip_export.bench.stages import STAGES
-
 
 def times_table(report: Mapping[str, Any]) -> Table:
     """Medians of each stage and of the whole, in ms."""
@@ -22,13 +20,14 @@ def times_table(report: Mapping[str, Any]) -> Table:
     )
     table = Table(title=title)
     table.add_column("backend", overflow="fold")
-    for column in (*(stage.replace("_", " ") for stage in STAGES), "total", "p95", "images/s", "x torch"):
+    stages = tuple(dict.fromkeys(stage for run in runs for stage in run["stages"]))
+    for column in (*(stage.replace("_", " ") for stage in stages), "total", "p95", "images/s", "x torch"):
         table.add_column(column, justify="right")
     for run in runs:
         total = run["total"]
         table.add_row(
             run["backend"],
-            *(_stage(run["stages"][stage]) for stage in STAGES),
+            *(_stage(run["stages"].get(stage)) for stage in stages),
             Text(milliseconds(total["p50_ms"]), "bold"),
             milliseconds(total["p95_ms"]),
             f"{run['images_per_second']:.3g}",
@@ -64,8 +63,8 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _stage(stage: Mapping[str, Any]) -> str:
-    if stage["calls"] == 0:
+def _stage(stage: Mapping[str, Any] | None) -> str:
+    if stage is None or stage["calls"] == 0:
         return "-"
     return milliseconds(stage["p50_ms"]) + (f" ({stage['calls']}x)" if stage["calls"] > 1 else "")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from glip_export.graphs.contracts import FUSION_HEAD, TEXT_ENCODER, VISION_BACKBONE
+from glip_export.graphs.contracts import BAKED, FUSION_HEAD, TEXT_ENCODER, VISION_BACKBONE
 from glip_export.runtime.session import F32, I64, Pyramid, Session
 
 T = TypeVar("T")
@@ -74,6 +74,14 @@ class TimedSession:
             tokens,
             classes,
         )
+        return self._noted(outputs)
+
+    def baked(self, *inputs: Any) -> tuple[F32, F32, I64, I64]:
+        """See `GraphSession`."""
+        run: Callable[..., tuple[F32, F32, I64, I64]] = self.session.baked  # type: ignore[attr-defined]
+        return self._noted(self._timed(BAKED.name, lambda: run(*inputs), len(inputs[0])))
+
+    def _noted(self, outputs: tuple[F32, F32, I64, I64]) -> tuple[F32, F32, I64, I64]:
         # Copied: a backend may use its output buffers again. Some kilobytes.
         boxes, scores, labels, _ = outputs
         self.detections.append(RawDetections(boxes.copy(), scores.copy(), labels.copy()))

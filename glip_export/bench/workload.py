@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from glip_export.bench.pictures import make_pictures, resize_to
 from glip_export.bench.published_form import PublishedForm
 from glip_export.bench.stages import account, count_calls
 from glip_export.bench.timed_session import Call, RawDetections, TimedSession
-from glip_export.bundle import Bundle
+from glip_export.bundle import BakedFile, Bundle
+from glip_export.bundle.baked_file import is_baked
 from glip_export.config import GlipConfig
+from glip_export.errors import BackendError, visible
+from glip_export.prompt import Prompt
 from glip_export.runtime.backends import open_session
+from glip_export.runtime.baked import open_baked
 from glip_export.runtime.detector import Detector
 from glip_export.runtime.multiscale import check_one_scale
 from glip_export.runtime.session import Session
@@ -54,6 +58,7 @@ class Workload:
         static_size: tuple[int, int] | None = None,
         load_s: float = 0.0,
         precision: str = "fp32",
+        baked: BakedFile | None = None,
     ) -> None:
         self.session = session if isinstance(session, TimedSession) else TimedSession(session)
         self.job = job
@@ -62,6 +67,7 @@ class Workload:
         self.load_peak_rss_mb = peak_rss_mb()
         self._config = replace(config, image=resize_to(config.image, job.image_size))
         self._static_size = static_size
+        self._baked = baked
         self._around: Session = self.session
         self._pictures = make_pictures(job.batch, job.image_size)
         self._detector = self._new_detector()
@@ -75,6 +81,8 @@ class Workload:
         """
         word = PLAIN if backend == TRIMMED else backend
         start = time.perf_counter()
+        if is_baked(job.bundle):
+            return cls._open_baked(job, backend, start)
         bundle = Bundle.open(job.bundle)
         check_one_scale(bundle.config, "glip-bench")
         opened = open_session(bundle, word, job.threads, None if job.weights is None else Path(job.weights))
@@ -84,6 +92,19 @@ class Workload:
         if backend == PLAIN:
             workload.publish()
         return workload
+
+    @classmethod
+    def _open_baked(cls, job: Job, backend: str, start: float) -> Workload:
+        file = BakedFile.open(job.bundle)
+        asked = Prompt.of(list(job.names)).names
+        if file.names != asked:
+            raise BackendError(f"{file.path} holds {_some(file.names)}, and the prompt asks for {_some(asked)}")
+        if file.takes_pixels or job.prompts_per_image > 1:
+            raise BackendError(f"{file.path}: glip-bench gives a baked model pictures as networks take them, once each")
+        opened = open_baked(file, backend, job.threads)
+        load_s = time.perf_counter() - start
+        precision = precision_of(backend, getattr(opened, "precision", None), file.precision)
+        return cls(opened, file.config, job, file.image_size, load_s, precision, file)
 
     def publish(self) -> None:
         """From now on every caption is padded to MAX_QUERY_LEN, inside the Detector and around the clock."""
@@ -118,6 +139,9 @@ class Workload:
         return counter.get_total_flops() / 2 / self.job.batch / 1e9
 
     def _detect(self) -> None:
+        if self._baked is not None:
+            self._fresh().detect(self._pictures)
+            return
         prompts = self.job.prompts()
         if len(prompts) == 1:
             self._fresh().detect(self._pictures, prompts[0])
@@ -133,7 +157,11 @@ class Workload:
         return self._detector if self.job.cached_text else self._new_detector()
 
     def _new_detector(self) -> Detector:
-        return Detector(self._around, self._config, self._static_size)
+        return Detector(self._around, self._config, self._static_size, self._baked)
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(map(visible, names[:3]))}{', ...' if len(names) > 3 else ''} ({len(names)})"
 
 
 def graph_sizes(calls: list[Call]) -> Iterator[GraphSizes]:

@@ -53,7 +53,7 @@ def test_bf16_is_not_measured_where_the_cpu_has_none(monkeypatch: pytest.MonkeyP
 
 def test_products_that_turn_out_emulated_are_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system does not tell what the CPU has."""
-    speeds = {"fp32": 340.0, "bf16": 5.0}
+    speeds = {"fp32": 340.0, "bf16": 5.0, "int8": 700.0}
     monkeypatch.setattr(module, "cpu_features", lambda: None)
     monkeypatch.setattr(module, "_products", lambda precision, threads: ({"fake": precision}, ""))
     monkeypatch.setattr(module, "best_speed", lambda product, budget: speeds[product])
@@ -94,6 +94,7 @@ def test_the_features_are_read_from_linux(tmp_path) -> None:
 
 def test_the_peak_is_the_best_of_its_measurements() -> None:
     before = {"fp32": 100.0, "fp32_by": "numpy", "bf16": 300.0, "bf16_by": "torch.mm", "not_measured": {}}
+    before |= {"int8": 600.0, "int8_by": "torch._int_mm"}
     after = {**before, "fp32": 90.0, "bf16": 400.0, "bf16_by": "torch 1x1 convolution"}
     assert fastest(before, after) == {**before, "bf16": 400.0, "bf16_by": "torch 1x1 convolution"}
     none = {**before, "bf16": None, "bf16_by": None, "not_measured": {"bf16": "none here"}}
@@ -106,4 +107,17 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BUDGET", BUDGET / 10)
     peak = matmul_peak()
     assert peak["fp32"] > 0
-    assert (peak["bf16"] is None) == ("bf16" in peak["not_measured"])
+    for precision in ("bf16", "int8"):
+        assert (peak[precision] is None) == (precision in peak["not_measured"])
+
+
+def test_products_of_whole_numbers_are_exact_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    products, why_not = module._int8_products()
+    assert bool(products) == (not why_not)
+    for product in products.values():
+        assert product(64)().shape == (64, 64)
+    if "torch._int_mm" in products:
+        right = torch._int_mm
+        monkeypatch.setattr(torch, "_int_mm", lambda left, weight: right(left, weight) + 1)  # as one that saturates
+        assert "torch._int_mm" not in module._int8_products()[0]

@@ -74,6 +74,7 @@ def report_of(bundle: Path, *backends: str, wrong: str = "") -> dict[str, Any]:
     graphs = {"text_encoder": 0.5, "vision_backbone": 2.0, "fusion_head": 1.5}
     work = [None if m.backend == "torch" else graphs for m in measurements]
     peak = {"fp32": 100.0, "fp32_by": "numpy", "bf16": 400.0, "bf16_by": "torch", "not_measured": {}}
+    peak |= {"int8": 800.0, "int8_by": "torch"}
     return make_report(JOB, Bundle.open(bundle, verify=False), measurements, work, peak)
 
 
@@ -141,7 +142,7 @@ def test_the_report_has_every_field(tiny_bundle: Path) -> None:
     assert {"cpu", "cores", "threads", "memory_mb", "os", "python", "packages", "peak_gflops", "gpu"} <= set(
         report["machine"]
     )
-    assert set(report["bundle"]) == {"name", "precision", "manifest_sha256", "weights_sha256"}
+    assert set(report["bundle"]) == {"name", "folder", "graphs_mb", "precision", "manifest_sha256", "weights_sha256"}
     assert report["prompt"] == "cat. rocket"
     for run in report["runs"]:
         assert set(run) >= RUN_FIELDS
@@ -187,7 +188,10 @@ def test_the_tables_show_a_row_a_backend(tiny_bundle: Path) -> None:
 def test_what_was_not_measured_is_told(tiny_bundle: Path) -> None:
     report = report_of(tiny_bundle, "torch", "openvino:bf16")
     machine = report["machine"]
-    assert "peak: fp32 100, bf16 400 GFLOP/s" in _shown(costs_table(report)) and machine["peak_not_measured"] == {}
+    assert (
+        "peak: fp32 100, bf16 400, int8 800 GFLOP/s" in _shown(costs_table(report))
+        and machine["peak_not_measured"] == {}
+    )
     why = "this CPU has no bf16 products"
     machine |= {"peak_gflops": {"fp32": 100.0, "bf16": None}, "peak_not_measured": {"bf16": why}}
     assert f"peak: fp32 100 GFLOP/s; bf16: not measured: {why}" in _shown(costs_table(report))
