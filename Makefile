@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # Every extra that a machine without a GPU can use. Not `gpu`: onnxruntime-gpu overwrites onnxruntime's files.
-EXTRAS := export,hub,openvino,trt,cuda,train,eval,bench,phrases,serve,triton,dev
+EXTRAS := export,hub,openvino,trt,cuda,train,eval,bench,label,ray,phrases,serve,triton,dev
 
 # Two workers of one thread each: more threads than cores make torch several times slower.
 WORKERS ?= 2
@@ -14,8 +14,8 @@ ARGS ?=
 
 # Interpreters for test-pythons, with spaces between; by default each Python of pyproject.toml that is found here.
 PYTHONS ?=
-# Extras for test-lowest; all that a CPU can run are bench,cuda,eval,export,hub,openvino,phrases,serve,train,triton (minutes).
-LOWEST_EXTRAS ?= bench,eval,hub,serve,triton
+# Extras for test-lowest; all that a CPU can run are bench,cuda,eval,export,hub,label,openvino,phrases,ray,serve,train,triton (minutes).
+LOWEST_EXTRAS ?= bench,eval,hub,label,serve,triton
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-structures test-avx2 test-sanitized triton-server tensorrt-names test-lowest test-pythons test-gpu bench-gpu lint clean

@@ -6,7 +6,6 @@ Names are imported when first used, so that the runtime never needs torch and `-
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _WHERE = {
@@ -32,17 +31,23 @@ __all__ = [
     "load_model",
 ]
 
-try:
-    __version__ = version("glip-export")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0"
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _WHERE:
         raise AttributeError(f"module 'glip_export' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return sorted([*globals(), *_WHERE, "__version__"])
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("glip-export")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0"

@@ -64,6 +64,23 @@ def load_image(source: Picture, max_pixels: int = MAX_PIXELS, *, upright: bool =
     raise ImageError(f"a picture is a path, a PIL image or a uint8 array, not {type(source).__name__}")
 
 
+def open_image(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Pillow's image, of which only the header is read. Raises ImageError, in which it is called `name`."""
+    try:
+        with _opening, warnings.catch_warnings():
+            # Pillow warns of decompression bombs (our limit is checked below, before anything is decoded) and of every
+            # damaged tag: a person is to read one line.
+            warnings.simplefilter("ignore")
+            Image.init()
+            return Image.open(file, formats=[known for known in _FORMATS if known in Image.OPEN])
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not a picture that can be read (JPEG, PNG, WebP, TIFF, ...)") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} is too large: more than {max_pixels} pixels") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise ImageError(f"{name} cannot be read: {_reason(error)}") from None
+
+
 def load_resized(
     path: Path, config: ImageConfig, fixed_size: tuple[int, int] | None = None
 ) -> tuple[U8, tuple[int, int]]:
@@ -173,8 +190,12 @@ def _fit(size: tuple[int, int], limit: tuple[int, int] | None) -> tuple[int, int
     """The size (h, w) shrunk, sides in proportion, until it fits."""
     if limit is None:
         return size
-    (h, w), scale = size, min(limit[0] / size[0], limit[1] / size[1], 1)
-    return min(max(int(h * scale), 1), limit[0]), min(max(int(w * scale), 1), limit[1])
+    (h, w), (most_h, most_w) = size, limit
+    if h <= most_h and w <= most_w:
+        return size
+    if most_h * w < most_w * h:  # the height decides; in integers, for a product of floats may miss the limit by one
+        return most_h, max(w * most_h // h, 1)
+    return max(h * most_w // w, 1), most_w
 
 
 def _resize(image: U8, height: int, width: int) -> U8:
@@ -187,6 +208,9 @@ def _resize_image(image: Image.Image, height: int, width: int) -> Image.Image:
     """Pillow's bilinear filter, which is antialiased: OpenCV's and most GPU resizers give other pixels."""
     if image.size == (width, height):
         return image
+    if image.height - height > max(2 * (image.width - width), 0):
+        # Pillow goes down first here since release 13, which differs by one of 255 in places; the original across.
+        image = image.resize((width, image.height), Image.Resampling.BILINEAR)
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
@@ -227,20 +251,7 @@ def _from_array(array: U8, name: str, max_pixels: int) -> U8:
 
 
 def _read(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> Image.Image:
-    try:
-        with _opening, warnings.catch_warnings():
-            # Pillow warns of decompression bombs (our limit is checked below, before anything is decoded) and of every
-            # damaged tag: a person is to read one line.
-            warnings.simplefilter("ignore")
-            Image.init()
-            image = Image.open(file, formats=[known for known in _FORMATS if known in Image.OPEN])
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture that can be read (JPEG, PNG, WebP, TIFF, ...)") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name} is too large: more than {max_pixels} pixels") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise ImageError(f"{name} cannot be read: {_reason(error)}") from None
-    with image:
+    with open_image(file, name, max_pixels) as image:
         return _decode(image, name, max_pixels, upright)
 
 

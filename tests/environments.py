@@ -27,8 +27,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "tests" / "installed"
-NEWEST_EXTRAS = "bench,eval,serve"
-LOWEST_EXTRAS = "bench,eval,hub,serve,triton"
+NEWEST_EXTRAS = "bench,eval,label,serve"
+LOWEST_EXTRAS = "bench,eval,hub,label,serve,triton"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 
 

@@ -18,7 +18,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 ROWS = (
     ("cli", "bench", "training"),
     ("client",),
-    ("parity", "evaluation", "serving"),
+    ("parity", "evaluation", "labelling", "serving"),
     ("runtime",),
     ("trt",),
     ("graphs",),

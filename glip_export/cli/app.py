@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from glip_export.cli.bake import bake
 from glip_export.cli.console import run_app
 from glip_export.cli.detect import detect
 from glip_export.cli.evaluation.coco import coco
@@ -13,8 +14,10 @@ from glip_export.cli.evaluation.flickr30k import flickr30k
 from glip_export.cli.evaluation.lvis import lvis
 from glip_export.cli.evaluation.odinw import odinw
 from glip_export.cli.info import info
+from glip_export.cli.label import label
 from glip_export.cli.onnx import onnx
 from glip_export.cli.options import Verb
+from glip_export.cli.quantize import quantize
 from glip_export.cli.serve import serve
 from glip_export.cli.triton import triton
 from glip_export.cli.trt import trt
@@ -46,7 +49,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 
 app.command(cls=Verb, context_settings={"ignore_unknown_options": True})(onnx)  # so that an override's value may be -1
-for verb in (trt, verify, detect, info, triton, serve):
+for verb in (quantize, bake, trt, verify, detect, label, info, triton, serve):
     app.command(cls=Verb)(verb)
 evaluations.command(cls=Verb)(coco)
 evaluations.command(cls=Verb)(lvis)

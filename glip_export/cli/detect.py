@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glip_export.cli.console import console, tell
-from glip_export.cli.options import BACKEND_WORDS, BundleOption, JsonOption, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.options import (
+    Backend,
+    BundleOption,
+    Chunk,
+    ClassAgnosticNms,
+    JsonOption,
+    NamesOption,
+    PromptOption,
+    Threads,
+    WeightsAgain,
+    bundle_or_newest,
+)
 from glip_export.errors import GlipExportError, ImageError
 
 if TYPE_CHECKING:
@@ -24,19 +35,8 @@ def detect(
     images: Annotated[
         list[Path], typer.Argument(help="Pictures, and folders of pictures, which are searched to their depths.")
     ],
-    prompt: Annotated[
-        str | None,
-        typer.Option(help='What to look for, names with stops between: "cat. remote control".', show_default=False),
-    ] = None,
-    names: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="What to look for, in place of --prompt: a text file with a name a line (a stop may stand in one), or "
-            "a .json or .yaml with a list of names and {prefix, name, suffix}.",
-            show_default=False,
-        ),
-    ] = None,
+    prompt: PromptOption = None,
+    names: NamesOption = None,
     sentence: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +46,7 @@ def detect(
         ),
     ] = None,
     bundle: BundleOption = None,
-    backend: Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, or auto for the fastest.")] = "onnxruntime",
+    backend: Backend = "auto",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Draw and print detections from this score on.")] = 0.5,
     batch_size: Annotated[
         int | None,
@@ -57,13 +57,8 @@ def detect(
             show_default=False,
         ),
     ] = None,
-    chunk: Annotated[
-        int | None, typer.Option(min=1, help="Names a caption; by default as many as fit.", show_default=False)
-    ] = None,
-    class_agnostic_nms: Annotated[
-        bool,
-        typer.Option("--class-agnostic-nms", help="Of boxes that overlap keep the best, whatever their names."),
-    ] = False,
+    chunk: Chunk = None,
+    class_agnostic_nms: ClassAgnosticNms = False,
     output: Annotated[
         Path,
         typer.Option(
@@ -104,23 +99,26 @@ def detect(
 ) -> None:
     """Detect what a prompt names; writes annotated pictures, and with --json or --html all boxes whatever their score.
 
-    Results are written as they come, in the memory of a batch or two. A picture that cannot be used is told, counted
-    and left out; if none can be, the exit code is 2.
+    A baked model (--bundle FILE.onnx) holds its names and takes no prompt. Results are written as they come, in the
+    memory of a batch or two. A picture that cannot be used is told, counted and left out; if none can be, the exit
+    code is 2.
 
     Example: glip-export detect photo.jpg holiday/ --prompt "cat. remote control" --html gallery.html
     """
     from glip_export.cli.detect_output import Wanted
-    from glip_export.cli.detect_prompt import read_prompt
+    from glip_export.cli.detect_prompt import baked_prompt, read_prompt
     from glip_export.cli.detect_source import LocalSource, ServerSource, check_only_local
     from glip_export.cli.outputs import bundle_files
 
-    asked = read_prompt(prompt, names, sentence)
+    path = bundle_or_newest(bundle) if server is None else None
+    held = None if path is None else baked_prompt(path, prompt, names, sentence)
+    asked = held or read_prompt(prompt, names, sentence)
     read: list[Path | str | None] = [names, token_file, weights]
     source: Source
-    if server is None:
+    if server is None or path is not None:
+        assert path is not None
         if token_file is not None:
             raise GlipExportError("--token-file is for --server: leave it out, or name the server")
-        path = bundle_or_newest(bundle)
         read += bundle_files(path)
         source = LocalSource(path, backend, batch_size, chunk, weights, threads, class_agnostic_nms)
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glip_export.errors import GlipExportError
+from glip_export.errors import GlipExportError, PromptError
 from glip_export.names import read_names_file, words_of
 from glip_export.prompt import Prompt
 from glip_export.serving.prompts import phrases_of
@@ -34,6 +34,18 @@ def read_prompt(prompt: str | None = None, names: Path | None = None, sentence: 
     asked = Prompt.of(entries)
     texts = ("".join(words_of(entry, place) or str(entry)) for place, entry in enumerate(entries, start=1))
     return Asked(asked, ". ".join(texts), {"prompt": entries})
+
+
+def baked_prompt(bundle: Path, *given: object) -> Asked | None:
+    """The names that a baked model holds; None for a bundle. Raises PromptError where something else is asked."""
+    from glip_export.bundle.baked_file import BakedFile, is_baked
+
+    if not is_baked(bundle):
+        return None
+    if any(one is not None for one in given):
+        raise PromptError(f"{bundle} is a baked model, which holds its vocabulary: leave what to look for out")
+    names = BakedFile.open(bundle, verify=False).names  # which Detector.open does
+    return Asked(Prompt(names, wordless=True), ". ".join(names), {"prompt": list(names)})
 
 
 def of_sentence(sentence: str) -> Asked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,15 +82,20 @@ class LocalSource:
     weights: str | None = None
     threads: int | None = None
     class_agnostic_nms: bool = False
+    _taken: list[str] = field(default_factory=list, repr=False, compare=False)  # what auto took, once it is open
 
     @property
     def title(self) -> str:
         """See `Source`."""
-        return f"{self.bundle.resolve().name} on {self.backend}"
+        return f"{self.bundle.resolve().name} on {self._backend}"
+
+    @property
+    def _backend(self) -> str:
+        return self._taken[-1] if self._taken else self.backend
 
     def describe(self) -> dict[str, str]:
         """See `Source`."""
-        return {"bundle": str(self.bundle), "backend": self.backend}
+        return {"bundle": str(self.bundle), "backend": self._backend}
 
     def at_once(self, pictures: int, folders: bool) -> int:
         """A few named pictures are one batch, as for `Detector.detect`; else each is alone, whatever stands beside it.
@@ -104,10 +109,16 @@ class LocalSource:
     @contextmanager
     def opened(self, prompt: Prompt) -> Iterator[OpenSource]:
         """See `Source`."""
+        from glip_export.runtime.backends import AUTO_WORDS
         from glip_export.runtime.detector import Detector
 
         detector = Detector.open(self.bundle, self.backend, self.threads, self.weights)
-        detector.chunks(prompt, self.chunk)  # a prompt that cannot be used is told before any picture is read
+        if self.backend in AUTO_WORDS:
+            self._taken.append(detector.session.name)
+        if detector.baked is None:
+            detector.chunks(prompt, self.chunk)  # a prompt that cannot be used is told before any picture is read
+        elif self.chunk is not None:
+            raise GlipExportError("--chunk is for a bundle: a baked model holds one caption")
         yield _OpenBundle(detector, prompt, self.chunk, self.class_agnostic_nms)
 
 
@@ -118,9 +129,14 @@ class _OpenBundle:
     chunk: int | None
     class_agnostic_nms: bool
 
+    @property
+    def _takes_pixels(self) -> bool:
+        baked = self.detector.baked
+        return self.detector.config.detection.several_scales or (baked is not None and baked.takes_pixels)
+
     def load(self, found: Found, keep: bool) -> Loaded:
         """Decoded and resized, so that a picture that waits is small unless it is drawn or seen at several scales."""
-        if self.detector.config.detection.several_scales:  # each needs the picture as it is
+        if self._takes_pixels:  # the picture as it is
             pixels = load_image(found.path)
             return Loaded(found, pixels, None, (pixels.shape[0], pixels.shape[1]))
         config, image_size = self.detector.config.image, self.detector.image_size
@@ -133,15 +149,14 @@ class _OpenBundle:
     def detect(self, pictures: Sequence[Loaded]) -> list[Detections | ImageError]:
         """As `Detector.detect` does with the pictures as one batch."""
         detector = self.detector
-        if detector.config.detection.several_scales:
+        prompt = self.prompt if detector.baked is None else None
+        if self._takes_pixels:
             given = [picture.pixels for picture in pictures if picture.pixels is not None]
-            return list(
-                detector.detect(given, self.prompt, chunk=self.chunk, class_agnostic_nms=self.class_agnostic_nms)
-            )
+            return list(detector.detect(given, prompt, chunk=self.chunk, class_agnostic_nms=self.class_agnostic_nms))
         resized = [picture.resized for picture in pictures if picture.resized is not None]
         sizes = [picture.size for picture in pictures]
         batch = pad(resized, sizes, detector.config.image, detector.image_size)
-        found = detector.detect_encoded(detector.encode_batch(batch), self.prompt, self.chunk)
+        found = detector.detect_encoded(detector.encode_batch(batch), prompt, self.chunk)
         if self.class_agnostic_nms:
             found = [one.class_agnostic_nms(detector.config.detection.nms_threshold) for one in found]
         return list(found)

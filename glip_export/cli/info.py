@@ -14,6 +14,7 @@ from glip_export.cli.options import BundleArgument, JsonOption, bundle_or_newest
 from glip_export.cli.outputs import bundle_files, check_outputs
 
 if TYPE_CHECKING:
+    from glip_export.bundle import Bundle
     from glip_export.config import GlipConfig, TaskConfig
 
 
@@ -31,14 +32,21 @@ def info(
 def run(path: Path, json: Path | None) -> None:
     """Prints the bundle's contents, its hashes checked; writes its manifest's fields and its engines' as JSON."""
     from glip_export.bundle import Bundle
+    from glip_export.bundle.baked_file import is_baked
     from glip_export.bundle.files import atomic_write_text
     from glip_export.bundle.manifest import manifest_to_json
     from glip_export.cli.engine_table import engine_table
     from glip_export.graphs.contracts import graphs_of
+    from glip_export.runtime.backends import automatic
     from glip_export.trt.engine_set import engine_sets
     from glip_export.trt.gpus import engine_targets
 
-    bundle = Bundle.open(path)
+    if is_baked(path):
+        from glip_export.cli.baked_table import show_baked
+
+        show_baked(path, json)
+        return
+    bundle = Bundle.open(path, anew=True)
     facts = Table.grid(padding=(0, 2))
     config = bundle.config
     size = "any multiple of 32" if bundle.image_size is None else "{}x{}".format(*bundle.image_size)
@@ -50,12 +58,13 @@ def run(path: Path, json: Path | None) -> None:
         ("made", f"{bundle.created}, {', '.join(f'{name} {number}' for name, number in bundle.versions.items())}"),
         ("weights", f"{bundle.weights.path}{', the averaged ones' if bundle.weights.ema else ''}"),
         ("SHA-256", bundle.weights.sha256),
-        ("precision", bundle.precision),
+        ("precision", f"{bundle.precision}{_quantization(bundle)}"),
         ("input size", f"{size}{'' if several else f'; pictures are resized to {resized}'}"),
         ("text", f"up to {config.text.max_query_len} tokens a caption, scores by {config.detection.score_agg}"),
         *([("scales", scales)] if (scales := _scales(config)) else []),
         ("detections", _detections(config)),
         *([("eval asks", asked)] if (asked := _asked(config.task)) else []),
+        ("auto takes", ": ".join(automatic(bundle))),
     ):
         facts.add_row(Text(key, style="bold"), str(value))
     graphs = Table()
@@ -105,6 +114,21 @@ def _structure(config: GlipConfig) -> str:
         "prompt-tuned" if head.prompt_table else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def _quantization(bundle: Bundle) -> str:
+    """What an int8 bundle was calibrated on, and what of it is float; "" for others."""
+    done = bundle.extra.get("quantization")
+    if not isinstance(done, dict):
+        return ""
+    words = [f"{done.get('pictures')} pictures, {done.get('names')} names, {done.get('method')}"]
+    words.append(f"float: {', '.join(done.get('float') or ['nothing that can be int8'])}")
+    size = sum(graph.bytes for graph in bundle.graphs.values())
+    if before := (done.get("of") or {}).get("bytes"):
+        words.append(f"{size / before:.1%} of the fp32 bundle's size")
+    if ap := done.get("ap"):
+        words.append(f"AP {ap['int8']:.3f}, of fp32 {ap['fp32']:.3f}")
+    return f" ({'; '.join(words)})"
 
 
 def _scales(config: GlipConfig) -> str:

@@ -47,6 +47,27 @@ WeightsAgain = Annotated[
     typer.Option(help="The checkpoint, if it is no longer where the bundle was made.", show_default=False),
 ]
 
+PromptOption = Annotated[
+    str | None,
+    typer.Option(help='What to look for, names with stops between: "cat. remote control".', show_default=False),
+]
+NamesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What to look for, in place of --prompt: a text file with a name a line (a stop may stand in one), or "
+        "a .json or .yaml with a list of names and {prefix, name, suffix}.",
+        show_default=False,
+    ),
+]
+Chunk = Annotated[
+    int | None, typer.Option(min=1, help="Names a caption; by default as many as fit.", show_default=False)
+]
+ClassAgnosticNms = Annotated[
+    bool, typer.Option("--class-agnostic-nms", help="Of boxes that overlap keep the best, whatever their names.")
+]
+AUTO_HELP = "or auto for the fastest that is exact (auto:bf16: that may be bf16)"
+Backend = Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, {AUTO_HELP}.")]
 
 _ADVICE = {"prompt": ': names are separated by stops, "cat. dog"', "names": ": names are separated by stops"}
 

@@ -9,15 +9,13 @@ from pathlib import Path
 
 from glip_export.errors import GlipExportError
 
-Identity = tuple[int, int]  # device and inode
-
 
 class Files:
     """A set of files, known by where they are and by what they are: through links too, symbolic or hard."""
 
     def __init__(self, paths: Iterable[Path] = ()) -> None:
         self._places: set[str] = set()
-        self._identities: set[Identity] = set()
+        self._identities: set[tuple[int, int] | None] = set()
         for path in paths:
             self.add(path)
 
@@ -58,12 +56,15 @@ def check_outputs(
 
 
 def bundle_files(folder: Path) -> list[Path]:
-    """The manifest of a bundle, the files that it lists, and the checkpoint that it came from.
+    """The manifest of a bundle, the files that it lists, and the checkpoint that it came from; a baked model's file.
 
     What cannot be read is for `Bundle.open` to tell.
     """
+    from glip_export.bundle.baked_file import is_baked
     from glip_export.bundle.files import MANIFEST
 
+    if is_baked(folder):
+        return [folder]
     manifest = folder / MANIFEST
     try:
         content = json.loads(manifest.read_bytes())
@@ -84,9 +85,7 @@ def _shards(weights: Path) -> list[Path]:
         return []
 
 
-def _identity(path: Path) -> Identity | None:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
-    return status.st_dev, status.st_ino
+def _identity(path: Path) -> tuple[int, int] | None:
+    from glip_export.bundle.files import file_identity  # late: what opens bundles is not for --help
+
+    return file_identity(path)

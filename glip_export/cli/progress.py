@@ -33,7 +33,7 @@ def pictures_progress(transient: bool = False) -> Progress:
     )
 
 
-def progress_bar(progress: Progress, name: str, total: int) -> Callable[[int], None]:
+def progress_bar(progress: Progress, name: str, total: int | None) -> Callable[[int], None]:
     """A new bar, as the `progress` of `evaluate_coco`."""
     task = progress.add_task(name, total=total)
     begun = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glip_export.cli.console import console
-from glip_export.cli.options import BACKEND_WORDS, BundleArgument, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.options import AUTO_HELP, BACKEND_WORDS, BundleArgument, Threads, WeightsAgain, bundle_or_newest
 from glip_export.errors import BackendError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def serve(
     bundle: BundleArgument = None,
-    backend: Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, or auto for the fastest.")] = "auto",
+    backend: Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, {AUTO_HELP}.")] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     threads: Threads = None,

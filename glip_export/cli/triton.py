@@ -36,6 +36,8 @@ def triton(
 ) -> None:
     """Write a model repository of NVIDIA Triton Inference Server, with all that it needs and a README.
 
+    Of a baked model (FILE.onnx) it is one model of Triton's ONNX Runtime backend, and the other options do not count.
+
     Example: glip-export triton engines/glip_tiny --output repository --instances 2
     """
     from glip_export.serving.triton.settings import TritonSettings
@@ -52,7 +54,23 @@ def triton(
         max_names=max_names,
         image_cache_bytes=image_cache_mb * 1_000_000,
     )
-    run(bundle_or_newest(bundle), output, settings, gpu)
+    where = bundle_or_newest(bundle)
+    if not run_baked(where, output):
+        run(where, output, settings, gpu)
+
+
+def run_baked(path: Path, output: Path) -> bool:
+    """Writes a baked model's repository, and says so; False for a bundle."""
+    from glip_export.bundle.baked_file import is_baked
+
+    if not is_baked(path):
+        return False
+    from glip_export.serving.triton.baked import write_baked_repository
+
+    name = write_baked_repository(path, output)
+    console.print(f"Wrote {output}: the model {name} for Triton's ONNX Runtime backend, which needs no Python.")
+    console.print(f"Next: tritonserver --model-repository {output}", soft_wrap=True)
+    return True
 
 
 def run(bundle: Path, output: Path, settings: TritonSettings, gpu: bool) -> None:

@@ -28,6 +28,9 @@ def trt(
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; the default.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16: float32's range, fewer digits than fp16.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Single precision: the largest and slowest.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Of a bundle of glip-export quantize: int8 products, the rest as --fp16.")
+    ] = False,
     flavor: Annotated[
         str,
         typer.Option(
@@ -40,7 +43,10 @@ def trt(
         str, typer.Option(help="plugin: a CUDA kernel of ours; gridsample: TensorRT's own operators.")
     ] = "plugin",
     nms: Annotated[
-        str, typer.Option(help="plugin: a CUDA kernel of ours; host: the runtime finishes on the CPU.")
+        str,
+        typer.Option(
+            help="plugin: a CUDA kernel of ours; native: TensorRT's operators; host: the runtime finishes on the CPU."
+        ),
     ] = "plugin",
     recipe: Annotated[
         str | None,
@@ -57,26 +63,71 @@ def trt(
 ) -> None:
     """Build a bundle's three TensorRT engines; those that have not changed stay.
 
-    With --deform-conv gridsample --nms host the engines need no plugin. An engine takes the sizes that its recipe
-    names: copy engines/glip_t.yaml for your own. The check warns of a precision that finds too little; if it finds a
-    graph broken, nothing is built and the exit code is 1.
+    With --deform-conv gridsample --nms native, or host, the engines need no plugin. An engine takes the sizes that its
+    recipe names: copy engines/glip_t.yaml for your own. The check warns of a precision that finds too little; if it
+    finds a graph broken, nothing is built and the exit code is 1.
+
+    Of a baked model (FILE.onnx) one engine is built beside it, in the precision that it was baked in.
 
     Example: glip-export trt engines/glip_tiny --fp16
     """
 
-    precision = chosen_precision(fp16, bf16, fp32)
+    precision = chosen_precision(fp16, bf16, fp32, int8)
     where = bundle_or_newest(bundle)
+    named = fp16 or bf16 or fp32 or int8
+    if run_baked(where, precision if named else None, flavor, deform_conv, nms, recipe, json):
+        return
     check_outputs({"--json": json}, [recipe, *bundle_files(where)])
     if not run(where, precision, flavor, deform_conv, nms, recipe, check, json):
         raise typer.Exit(1)
 
 
-def chosen_precision(fp16: bool, bf16: bool, fp32: bool) -> str:
+def chosen_precision(fp16: bool, bf16: bool, fp32: bool, int8: bool = False) -> str:
     """The one that was named, fp16 if none was; raises GlipExportError for several."""
-    named = [word for word, given in (("fp16", fp16), ("bf16", bf16), ("fp32", fp32)) if given]
+    named = [word for word, given in (("fp16", fp16), ("bf16", bf16), ("fp32", fp32), ("int8", int8)) if given]
     if len(named) > 1:
         raise GlipExportError(f"one precision a build, not {' and '.join(f'--{word}' for word in named)}")
     return named[0] if named else "fp16"
+
+
+def run_baked(
+    path: Path,
+    precision: str | None,
+    flavor: str,
+    deform_conv: str,
+    nms: str,
+    recipe: str | None,
+    json: Path | None,
+) -> bool:
+    """Builds the one engine of a baked model, and says so; False for a bundle."""
+    from glip_export.bundle.baked_file import is_baked
+
+    if not is_baked(path):
+        return False
+    try:
+        from glip_export.trt.baked import build_baked
+    except ImportError as error:
+        raise BackendError(f"building engines needs {error.name}: pip install 'glip-export[export]'") from error
+    if json is not None:
+        raise GlipExportError("--json is for a bundle's engines: of a baked model's one leave it out")
+    with steps_progress() as progress:
+        task = progress.add_task(f"reading {path}")
+        engine = build_baked(
+            path,
+            flavor,
+            precision,
+            deform_conv=deform_conv,
+            nms=nms,
+            recipe=recipe,
+            progress=lambda step: progress.update(task, description=step),
+        )
+    inputs, outputs = (", ".join(engine.facts[side]) for side in ("inputs", "outputs"))
+    console.print(
+        f"Built {engine.path}: {engine.flavor} {engine.version}, {engine.precision}, {engine.bytes / 1e6:.1f} MB, "
+        f"{inputs} -> {outputs}, in {engine.facts['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+    return True
 
 
 def run(
@@ -107,10 +158,12 @@ def run(
             progress.console.print(f"Mind: {plan.doubt}", soft_wrap=True)
         report = None
         if check and plan.missing and precision != "fp32":
-            progress.update(task, description=f"comparing {precision} with fp32 on the CPU")
+            progress.update(task, description=f"comparing {precision} with {plan.bundle.precision} on the CPU")
             report = _compare(plan.bundle, precision)
             _give_memory_back()
-            progress.console.print(f"{precision} against fp32 on the CPU: {report.line()}", soft_wrap=True)
+            progress.console.print(
+                f"{precision} against {plan.bundle.precision} on the CPU: {report.line()}", soft_wrap=True
+            )
             if report.nonfinite or report.recall.recall < BROKEN:
                 progress.console.print("That is too far off: nothing was built. With --no-check it is built anyway.")
                 return False

@@ -52,12 +52,18 @@ def run(
     """Prints the report, writes it as JSON; True if every backend is within tolerance."""
     from glip_export.bundle import Bundle
     from glip_export.bundle.files import atomic_write_text
+    from glip_export.errors import BundleError
     from glip_export.parity.cases import built_in_cases
     from glip_export.parity.ladder import climb_all
     from glip_export.parity.report import ParityReport
     from glip_export.runtime.backends import open_session
 
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, anew=True)
+    if bundle.precision == "int8":
+        raise BundleError(
+            f"{path} is int8, and PyTorch's numbers are no measure of that: verify the fp32 bundle that it was made "
+            f"from, and measure this one with glip-export eval coco --bundle {path}"
+        )
     cases = built_in_cases(bundle.config, bundle.image_size, quick)
     with steps_progress() as progress:
         task = progress.add_task("loading the reference")

@@ -17,7 +17,7 @@ from glip_export.evaluation.pictures import PictureBatch, in_groups
 from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.prompts import prompt_for
 from glip_export.evaluation.rows import Found, Rows, joined, rows_of, with_one_added
-from glip_export.evaluation.run import Plan, run
+from glip_export.evaluation.run import Plan, Workers, run
 from glip_export.names import Name
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
@@ -87,7 +87,7 @@ def evaluate_coco(
     aspect_groups: bool = False,
     journal: Journal | None = None,
     strict: bool = False,
-    workers: int = 1,
+    workers: Workers = 1,
     progress: Callable[[int], None] = lambda done: None,
     config: GlipConfig | None = None,
 ) -> CocoResult:
@@ -97,8 +97,8 @@ def evaluate_coco(
     as categories and in their order; by default their own. batch: pictures padded together, in order of their ids.
     chunk, aspect_groups: see `Detector.detect` and `in_groups`. journal: results are added to it batch by batch, and
     what it holds is not computed again. strict: the first broken picture or annotation is an error. workers:
-    processes, each with a detector of its own; see `run`. progress: told the number of pictures done, first what the
-    journal held. config: the bundle's, so that what is asked for is checked before a detector is opened.
+    processes, each with a detector of its own, or a cluster; see `run`. progress: told the number of pictures done,
+    first what the journal held. config: the bundle's, so that what is asked for is checked before a detector is opened.
 
     What is asked for is what the bundle's configuration says (`prompt_for`), the categories' names by default.
     A picture that cannot be read is left out, with its objects, before batches are made. As in the original, pictures

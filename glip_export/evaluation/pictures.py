@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from glip_export.config import ImageConfig
@@ -14,6 +15,8 @@ from glip_export.evaluation.problems import Problem
 from glip_export.image import U8, load_image, resize_shape
 
 MISSING, UNREADABLE, OTHER_SIZE = "picture: missing", "picture: unreadable", "picture: of another size"
+
+_Loaded = tuple[U8, bool] | ImageError  # the picture, and whether EXIF turned it
 
 
 @dataclass
@@ -51,32 +54,43 @@ def in_groups(images: Sequence[CocoImage], aspect_groups: bool) -> list[list[Coc
 
 
 def read_batches(
-    groups: Sequence[Sequence[CocoImage]], done: int, batch: int, config: ImageConfig
+    groups: Sequence[Sequence[CocoImage]], done: int, batch: int, config: ImageConfig, threads: int = 1
 ) -> Iterator[PictureBatch]:
     """Batches of `batch` readable pictures, from the `done`-th of all pictures on, the next one read meanwhile.
 
     A picture that cannot be read takes no place: the batch is filled with the next one, so that what runs together
-    depends on the files alone. The last batch of a group may be smaller.
+    depends on the files alone. The last batch of a group may be smaller. threads: that read pictures.
     """
-    reader = _read(groups, done, batch, config)
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(next, reader, None)
-        while (current := ahead.result()) is not None:
-            ahead = pool.submit(next, reader, None)
-            yield current
+    with ThreadPoolExecutor(threads) as pool:
+        for group in groups:
+            yield from _batches(_loaded(group[done:], batch + threads - 1, config, pool), batch)
+            done = max(0, done - len(group))
 
 
-def _read(groups: Sequence[Sequence[CocoImage]], done: int, batch: int, config: ImageConfig) -> Iterator[PictureBatch]:
-    for group in groups:
-        current = PictureBatch()
-        for image in group[done:]:
-            _add(image, current, config)
-            if len(current.images) == batch:
-                yield current
-                current = PictureBatch()
-        if current.tried:
+def _loaded(
+    images: Sequence[CocoImage], ahead: int, config: ImageConfig, pool: ThreadPoolExecutor
+) -> Iterator[tuple[CocoImage, _Loaded]]:
+    """Each with what became of reading it, in their order; `ahead` more are read meanwhile."""
+    waiting: deque[tuple[CocoImage, Future[_Loaded]]] = deque()
+    for image in images:
+        waiting.append((image, pool.submit(_load, image, config)))
+        if len(waiting) > ahead:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
+
+
+def _batches(loaded: Iterator[tuple[CocoImage, _Loaded]], batch: int) -> Iterator[PictureBatch]:
+    """Of one group."""
+    current = PictureBatch()
+    for image, what in loaded:
+        _add(image, what, current)
+        if len(current.images) == batch:
             yield current
-        done = max(0, done - len(group))
+            current = PictureBatch()
+    if current.tried:
+        yield current
 
 
 def load_as_annotated(image: CocoImage) -> tuple[U8, bool]:
@@ -92,16 +106,23 @@ def load_as_annotated(image: CocoImage) -> tuple[U8, bool]:
     return (upright, True) if upright.shape[:2] == image.size else (picture, False)
 
 
-def _add(image: CocoImage, batch: PictureBatch, config: ImageConfig) -> None:
-    batch.tried.append(image.id)
+def _load(image: CocoImage, config: ImageConfig) -> _Loaded:
     try:
         picture, turned = load_as_annotated(image)
         resize_shape(picture.shape[0], picture.shape[1], config)  # some cannot be resized
+        return picture, turned
     except ImageError as error:
+        return error
+
+
+def _add(image: CocoImage, loaded: _Loaded, batch: PictureBatch) -> None:
+    batch.tried.append(image.id)
+    if isinstance(loaded, ImageError):
         batch.left_out.append(image.id)
         kind = UNREADABLE if os.path.exists(image.path) else MISSING
-        batch.problems.append(Problem(kind, f"picture {image.id}: {error}"))
+        batch.problems.append(Problem(kind, f"picture {image.id}: {loaded}"))
         return
+    picture, turned = loaded
     if image.size is not None and picture.shape[:2] != image.size:
         (height, width), (h, w) = image.size, picture.shape[:2]
         text = f"picture {image.id}: {image.file_name!r} is {w} x {h} pixels, annotated as {width} x {height}"

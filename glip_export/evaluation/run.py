@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from glip_export.evaluation.entries import CocoImage, ImageId
 from glip_export.evaluation.journal import ROWS, SUM, Log, MemoryLog, left_out_of
 from glip_export.evaluation.pictures import PictureBatch, read_batches
 from glip_export.evaluation.problems import Problem, refuse
-from glip_export.evaluation.workers import Work, detect_in_order
+from glip_export.evaluation.workers import Answer, Work, detect_in_order
+from glip_export.labelling.cluster.settings import Cluster
 from glip_export.runtime.detector import Detector
 
+Workers = int | Cluster  # processes of this machine, or a cluster's
+
+READERS = 4  # threads that read pictures for a cluster
 RECORD = {"pictures", "left_out", "turned", "problems", "seconds", ROWS, SUM}  # of a batch, in the log
 
 
@@ -52,17 +57,17 @@ def run(
     log: Log | None = None,
     *,
     strict: bool = False,
-    workers: int = 1,
+    workers: Workers = 1,
     progress: Callable[[int], None] = lambda done: None,
     config: GlipConfig | None = None,
 ) -> Ran:
     """Detects on every picture that the log does not hold yet, and adds what is found to it, batch by batch.
 
     detector: an open one, or what opens it, not called where the log holds everything; for several workers the latter,
-    picklable, and the bundle's config with it. strict: the first broken picture or annotation is an error. progress:
-    told the number of pictures done, first what the log held. Batches and their order depend on the files alone, so
-    that what is found does not depend on the workers. Raises GlipExportError for a log of other pictures and where no
-    picture can be read; else what `Detector.detect` and `detect_in_order` raise.
+    picklable, and the bundle's config with it; for a cluster an `Opener`. strict: the first broken picture or
+    annotation is an error. progress: told the number of pictures done, first what the log held. Batches and their order
+    depend on the files alone, so that what is found does not depend on the workers. Raises GlipExportError for a log of
+    other pictures and where no picture can be read; else what `Detector.detect` and `detect_in_order` raise.
     """
     log = MemoryLog() if log is None else log
     order = plan.order
@@ -74,8 +79,8 @@ def run(
         if config is None:
             opened = detector = detector() if callable(detector) else detector
             config = opened.config
-        batches = read_batches(plan.groups, done, plan.batch, config.strictest_image)
-        for batch, rows, seconds in detect_in_order(plan.work(config), detector, batches, workers, strict):
+        batches = partial(read_batches, plan.groups, done, plan.batch, config.strictest_image)
+        for batch, rows, seconds in _detect(plan.work(config), detector, batches, workers, strict):
             if strict and batch.problems:
                 raise refuse(batch.problems[0], plan.path)
             log.append(_record(batch, seconds), rows)
@@ -84,10 +89,18 @@ def run(
     return _ran(log, order)
 
 
-def reconfigured(detector: Callable[[], Detector], change: Callable[[GlipConfig], GlipConfig]) -> Detector:
-    """What it opens, going by a configuration that differs in what no graph depends on."""
-    opened = detector()
-    return opened.reconfigured(change(opened.config))
+def _detect(
+    work: Work,
+    detector: Detector | Callable[[], Detector],
+    batches: Callable[..., Iterator[PictureBatch]],
+    workers: Workers,
+    strict: bool,
+) -> Iterator[Answer]:
+    if not isinstance(workers, Cluster):
+        return detect_in_order(work, detector, batches(), workers, strict)
+    from glip_export.evaluation.cluster import detect_on
+
+    return detect_on(workers, work, detector, partial(batches, threads=READERS), strict)
 
 
 def _record(batch: PictureBatch, seconds: float) -> dict[str, Any]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 from glip_export.errors import BackendError, GlipExportError, GlipExportWarning
 from glip_export.evaluation.pictures import PictureBatch
 from glip_export.evaluation.rows import Rows, joined
-from glip_export.processes import end_with_parent, share_cores
+from glip_export.processes import end_with_parent, no_interrupt, share_cores
 from glip_export.runtime.detector import Detector
 
 Answer = tuple[PictureBatch, Rows, float]  # without the pictures' pixels; seconds
@@ -48,7 +46,7 @@ def detect_in_order(
     if workers == 1:
         opened = detector() if callable(detector) else detector
         for batch in batches:
-            yield (batch, joined([]), 0.0) if strict and batch.problems else _detect(work, opened, batch)
+            yield detect(work, opened, batch, strict)
         return
     if not callable(detector):
         raise GlipExportError("several workers need a function that opens a detector, not an open one")
@@ -78,7 +76,7 @@ def _in_processes(
                 while waiting:
                     yield oldest()
                 yield batch, joined([]), 0.0
-            with _no_interrupt():  # which a process that is started here inherits
+            with no_interrupt():  # which a process that is started here inherits
                 waiting.append(pool.submit(_answer, batch))
             if len(waiting) > workers:  # one more than run: no worker waits for its pictures
                 yield oldest()
@@ -91,19 +89,6 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, and never reaches processes that are started in it: we end them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _open_worker(work: Work, detector: Callable[[], Detector], parent: int) -> None:
@@ -119,11 +104,12 @@ def _answer(batch: PictureBatch) -> tuple[Answer, list[str]]:
         warnings.simplefilter("always", GlipExportWarning)
         if "detector" not in _worker:
             _worker["detector"] = _worker["opener"]()
-        answer = _detect(_worker["work"], _worker["detector"], batch)
+        answer = detect(_worker["work"], _worker["detector"], batch)
     return answer, [str(each.message) for each in caught if issubclass(each.category, GlipExportWarning)]
 
 
-def _detect(work: Work, detector: Detector, batch: PictureBatch) -> Answer:
+def detect(work: Work, detector: Detector, batch: PictureBatch, strict: bool = False) -> Answer:
+    """A batch's answer. strict: one with problems is not run."""
     started = time.perf_counter()
-    rows = work.detect(detector, batch) if batch.pictures else joined([])
+    rows = joined([]) if (strict and batch.problems) or not batch.pictures else work.detect(detector, batch)
     return batch.without_pixels(), rows, time.perf_counter() - started

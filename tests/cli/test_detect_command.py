@@ -56,7 +56,7 @@ def test_detect_is_the_detectors(glip_export, tmp_path: Path, tiny_bundle: Path,
     asked = ["--prompt", "cat. dog. rocket", "--bundle", tiny_bundle, "--threads", "1", "--chunk", "2"]
     assert glip_export("detect", CAT, rocket, *asked, *words, "--no-draw", "--json", "found.json")[0] == 0
     results = json.loads((tmp_path / "found.json").read_text())["results"]
-    detector = Detector.open(tiny_bundle, threads=1)
+    detector = Detector.open(tiny_bundle, "auto", threads=1)
     right = detector.detect([CAT, rocket], "cat. dog. rocket", chunk=2, class_agnostic_nms=agnostic)
     assert [one.to_dict()["detections"] for one in right] == [result["detections"] for result in results]
 

@@ -97,7 +97,7 @@ def test_many_photos_with_bad_ones_among_them(glip_export, tmp_path: Path, asked
     Image.new("RGB", (3000, 2)).save(folder / "2-narrow.png")
     bad = ["0-text.jpg", "1-cut.png", "1-gone.png", "2-narrow.png"]
     good = [str(folder / f"{index}.png") for index in range(3)]
-    detector = Detector.open(tiny_bundle, threads=1)
+    detector = Detector.open(tiny_bundle, "auto", threads=1)
     for size in (1, 2, 5):
         code, out, err = glip_export("detect", "photos", *asked, "--batch-size", size)
         lines = err.splitlines()
@@ -129,7 +129,7 @@ def test_many_photos_stop_before_any_work(glip_export, tmp_path: Path, asked) ->
 
 def test_many_photos_batches_by_default(glip_export, tmp_path: Path, asked, tiny_bundle: Path) -> None:
     pictures = [small(tmp_path / "a" / "a.png", (96, 64)), small(tmp_path / "a" / "b.png", (64, 160), ROCKET)]
-    detector = Detector.open(tiny_bundle, threads=1)
+    detector = Detector.open(tiny_bundle, "auto", threads=1)
     together = detector.detect(pictures, "cat. dog")
     alone = detector.detect(pictures, "cat. dog", batch_size=1)
     assert not np.array_equal(together[0].boxes, alone[0].boxes)  # padding does change results

@@ -37,7 +37,7 @@ def test_detect_is_the_detectors(
     asked = ["--bundle", tiny_bundle, "--threads", "1", "--json", "found.json", "--html", "found.html"]
     assert glip_export("detect", CAT, *words, *asked)[0] == 0
     (result,) = found(tmp_path)["results"]
-    (right,) = Detector.open(tiny_bundle, threads=1).detect([CAT], prompt)
+    (right,) = Detector.open(tiny_bundle, "auto", threads=1).detect([CAT], prompt)
     assert result["classes"] == list(prompt.names)
     assert [one["label"] for one in result["detections"]] == right.labels.tolist()
     np.testing.assert_allclose([one["score"] for one in result["detections"]], right.scores, atol=1e-6)

@@ -50,6 +50,23 @@ def test_what_is_written(run_ap, tmp_path: Path, tiny_bundle: Path, photos: tupl
         assert str(tmp_path) not in written and str(tiny_bundle) not in written
 
 
+def test_other_bundles_are_rows_of_their_own(
+    run_ap, tmp_path: Path, tiny_bundle: Path, photos: tuple[Path, Path]
+) -> None:
+    shutil.copytree(photos[0].parent, tmp_path / "scenes" / "val")
+    other = tmp_path / "tiny-int8"
+    shutil.copytree(tiny_bundle, other, ignore=shutil.ignore_patterns("cache"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "precision": "int8"}))
+    assert run_ap("--backend", "onnxruntime", "--emulate", "--limit", "2", "--also", str(other)) == 0
+    found = json.loads((tmp_path / "out" / "ap.json").read_text())
+    backends = found["sets"]["val"]["backends"]
+    assert {name: each["allowed"] for name, each in backends.items()} == {
+        "torch": None, "onnxruntime": 0.001, "onnxruntime, int8": 0.010
+    }  # fmt: skip
+    assert [one["precision"] for one in found["others"]] == ["int8"]
+
+
 def test_vacuous_gate_without_annotations(run_ap, tmp_path: Path, photos, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(photos[0].parent, tmp_path / "scenes" / "val")
     truth = tmp_path / "scenes" / "val" / "annotations.json"

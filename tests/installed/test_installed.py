@@ -174,6 +174,22 @@ def test_eval_measures_the_detections_themselves_as_near_perfect(
     assert max(_numbers(json.loads(text), "AP50")) > 0.5, text
 
 
+@pytest.mark.parametrize("ray", [False, True])
+def test_label_keeps_the_detections_themselves(
+    ray: bool, bundle: Path, expected: Mapping[str, Any], extra: Extra, command: Command, tmp_path: Path
+) -> None:
+    extra("ray" if ray else "label", "ray" if ray else "pyarrow")
+    done = command("glip-export", "label", PICTURES, "--prompt", PROMPT, "--threshold", CLEAR, "--bundle", bundle,
+                   "--format", "jsonl", "--format", "parquet", "--format", "yolo", "--val", 0.5, "--output", "labels",
+                   *(("--ray", "local") if ray else ()))  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for file in (tmp_path / "labels" / "jsonl").glob("*.jsonl") for line in file.open()]
+    (found,) = (line["detections"] for line in lines if line["source"] == PHOTO.name)
+    assert len(lines) == len(list(PICTURES.glob("*.jpg")))
+    clear = [row for row in expected["detections"] if row[1] >= CLEAR + 0.02]
+    assert [row[0] for row in clear] == [each["name"] for each in found[: len(clear)]] and clear
+
+
 def test_bench_times_and_plots(bundle: Path, extra: Extra, command: Command, tmp_path: Path) -> None:
     extra("bench", "matplotlib")
     extra("bench", "psutil")
@@ -267,7 +283,8 @@ def _options(verb: Any) -> list[str]:
 def _defaults(verb: Any) -> dict[str, str]:
     """What the command's parameters are when nothing is given."""
     context = verb.make_context("verb", [], resilient_parsing=True)
-    return {name: repr(value) for name, value in sorted(context.params.items()) if name != "help"}
+    plain = {name: str(value) if isinstance(value, str) else value for name, value in context.params.items()}  # enums
+    return {name: repr(value) for name, value in sorted(plain.items()) if name != "help"}
 
 
 def _numbers(value: Any, key: str) -> list[float]:

@@ -12,12 +12,13 @@ import typer
 from glip_export.cli.evaluation.options import (
     AspectGroups,
     Batch,
-    Chunk,
     DetectionsFile,
+    GpusPerWorker,
     Images,
     Limit,
     MaxApDifference,
     Output,
+    Ray,
     Strict,
     Workers,
 )
@@ -38,13 +39,14 @@ from glip_export.cli.evaluation.scoring import (
     write_results,
 )
 from glip_export.cli.options import Backends as BackendsOption
-from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
+from glip_export.cli.options import BundleOption, Chunk, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
 
 if TYPE_CHECKING:
     from glip_export.bundle import Bundle
     from glip_export.config import GlipConfig
     from glip_export.evaluation import CocoDataset, CocoResult, Journal
+    from glip_export.labelling.cluster.settings import Cluster
     from glip_export.names import Name
     from glip_export.runtime.detector import Detector
 
@@ -72,6 +74,8 @@ def coco(
     weights: WeightsAgain = None,
     threads: Threads = None,
     workers: Workers = 1,
+    ray: Ray = None,
+    gpus_per_worker: GpusPerWorker = 0,
     output: Output = None,
     strict: Strict = False,
     max_ap_difference: MaxApDifference = None,
@@ -93,7 +97,7 @@ def coco(
         score_file(images, annotations, detections, options, json)
         return
     check_outputs({"--json": json}, [names, weights])
-    backends = Backends.of(bundle, backend, threads, weights, workers)
+    backends = Backends.of(bundle, backend, threads, weights, workers, ray, gpus_per_worker)
     if not run_coco(folder_of(images), annotations, backends, options, output, json, max_ap_difference):
         raise typer.Exit(1)
 
@@ -161,7 +165,9 @@ def read_dataset(
     return dataset
 
 
-def coco_data_set(dataset: CocoDataset, bundle: Bundle, options: Options, workers: int) -> DataSet[CocoResult]:
+def coco_data_set(
+    dataset: CocoDataset, bundle: Bundle, options: Options, workers: int | Cluster
+) -> DataSet[CocoResult]:
     """A data set in COCO's format, for `evaluate_on`."""
     from glip_export.evaluation import evaluate_coco
     from glip_export.evaluation.identity import identity

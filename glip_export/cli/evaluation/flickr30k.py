@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glip_export.cli.evaluation.options import Images, Limit, Output, Strict, Workers
+from glip_export.cli.evaluation.options import (
+    GpusPerWorker,
+    Images,
+    Limit,
+    Output,
+    Ray,
+    Strict,
+    Workers,
+)
 from glip_export.cli.evaluation.running import (
     Backends,
     DataSet,
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from glip_export.evaluation.flickr30k.dataset import FlickrDataset
     from glip_export.evaluation.flickr30k.entities import Entities, Truth
     from glip_export.evaluation.flickr30k.evaluate import FlickrResult
+    from glip_export.labelling.cluster.settings import Cluster
     from glip_export.runtime.detector import Detector
 
 DETECTIONS = "detections.jsonl"
@@ -67,6 +76,8 @@ def flickr30k(
     weights: WeightsAgain = None,
     threads: Threads = None,
     workers: Workers = 1,
+    ray: Ray = None,
+    gpus_per_worker: GpusPerWorker = 0,
     output: Output = None,
     strict: Strict = False,
     max_recall_difference: Annotated[
@@ -92,7 +103,7 @@ def flickr30k(
         score_file(images, annotations, detections, options, json)
         return
     check_outputs({"--json": json}, [weights])
-    backends = Backends.of(bundle, backend, threads, weights, workers)
+    backends = Backends.of(bundle, backend, threads, weights, workers, ray, gpus_per_worker)
     if not run_flickr(folder_of(images), annotations, backends, options, output, json, max_recall_difference):
         raise typer.Exit(1)
 
@@ -186,7 +197,7 @@ def entities_facts(entities: Entities) -> dict[str, str]:
 
 
 def flickr_data_set(
-    dataset: FlickrDataset, truth: Truth, bundle: Bundle, config: GlipConfig, options: Options, workers: int
+    dataset: FlickrDataset, truth: Truth, bundle: Bundle, config: GlipConfig, options: Options, workers: int | Cluster
 ) -> DataSet[FlickrResult]:
     """The sentences, for `evaluate_on`; how they are scored is no part of their identity."""
     from glip_export.evaluation.flickr30k.evaluate import evaluate_flickr

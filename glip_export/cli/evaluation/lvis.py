@@ -13,10 +13,12 @@ import typer
 from glip_export.cli.evaluation.options import (
     Batch,
     DetectionsFile,
+    GpusPerWorker,
     Images,
     Limit,
     MaxApDifference,
     Output,
+    Ray,
     Strict,
     Workers,
 )
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from glip_export.evaluation import Journal
     from glip_export.evaluation.lvis.dataset import LvisDataset
     from glip_export.evaluation.lvis.evaluate import LvisResult
+    from glip_export.labelling.cluster.settings import Cluster
     from glip_export.runtime.detector import Detector
 
 
@@ -62,6 +65,8 @@ def lvis(
     weights: WeightsAgain = None,
     threads: Threads = None,
     workers: Workers = 1,
+    ray: Ray = None,
+    gpus_per_worker: GpusPerWorker = 0,
     output: Output = None,
     strict: Strict = False,
     max_ap_difference: MaxApDifference = None,
@@ -84,7 +89,7 @@ def lvis(
         score_file(images, annotations, detections, options, json)
         return
     check_outputs({"--json": json}, [weights])
-    backends = Backends.of(bundle, backend, threads, weights, workers)
+    backends = Backends.of(bundle, backend, threads, weights, workers, ray, gpus_per_worker)
     if not run_lvis(folder_of(images), annotations, backends, options, output, json, max_ap_difference):
         raise typer.Exit(1)
 
@@ -155,7 +160,7 @@ def read_dataset(annotations: Path, images: Path | None, options: Options) -> Lv
 
 
 def lvis_data_set(
-    dataset: LvisDataset, bundle: Bundle, config: GlipConfig, options: Options, workers: int
+    dataset: LvisDataset, bundle: Bundle, config: GlipConfig, options: Options, workers: int | Cluster
 ) -> DataSet[LvisResult]:
     """A data set in LVIS's format, for `evaluate_on`; how it is scored is no part of its identity."""
     from glip_export.evaluation.identity import identity

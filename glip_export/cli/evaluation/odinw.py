@@ -11,10 +11,11 @@ import typer
 
 from glip_export.cli.evaluation.options import (
     Batch,
-    Chunk,
     DetectionsFile,
+    GpusPerWorker,
     Limit,
     MaxApDifference,
+    Ray,
     Strict,
     Workers,
 )
@@ -32,7 +33,7 @@ from glip_export.cli.evaluation.running import (
 )
 from glip_export.cli.evaluation.scoring import DETECTIONS, check_scored, checked, score_detections, write_results
 from glip_export.cli.options import Backends as BackendsOption
-from glip_export.cli.options import BundleOption, JsonOption, Threads, WeightsAgain
+from glip_export.cli.options import BundleOption, Chunk, JsonOption, Threads, WeightsAgain
 from glip_export.cli.outputs import check_outputs
 from glip_export.errors import GlipExportError
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from glip_export.evaluation import CocoResult, Journal
     from glip_export.evaluation.odinw import OdinwDataset, OdinwTask
     from glip_export.evaluation.odinw.report import OdinwReport
+    from glip_export.labelling.cluster.settings import Cluster
     from glip_export.runtime.detector import Detector
 
 
@@ -76,6 +78,8 @@ def odinw(
     weights: WeightsAgain = None,
     threads: Threads = None,
     workers: Workers = 1,
+    ray: Ray = None,
+    gpus_per_worker: GpusPerWorker = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -100,7 +104,7 @@ def odinw(
         score_file(images, config, detections, options, json)
         return
     check_outputs({"--json": json}, [weights])
-    backends = Backends.of(bundle, backend, threads, weights, workers)
+    backends = Backends.of(bundle, backend, threads, weights, workers, ray, gpus_per_worker)
     if not run_odinw(images, config, backends, options, output, json, max_ap_difference):
         raise typer.Exit(1)
 
@@ -181,7 +185,7 @@ def tasks_of(configs: Sequence[Path], root: Path, config: GlipConfig, options: O
     return read_tasks(configs, root, config, options.split, override=options.override, prompts=options.prompts)
 
 
-def odinw_job(task: OdinwTask, bundle: Bundle, options: Options, workers: int) -> Job:
+def odinw_job(task: OdinwTask, bundle: Bundle, options: Options, workers: int | Cluster) -> Job:
     """A task's data set, for `evaluate_on`; what the task asks for is part of its identity."""
     from glip_export.evaluation.identity import identity
     from glip_export.evaluation.odinw import evaluate_odinw

@@ -12,9 +12,6 @@ Images = Annotated[
     typer.Option(help="The folder of the pictures; not needed with --detections.", metavar="DIR", show_default=False),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures padded together, in order of their ids.")]
-Chunk = Annotated[
-    int | None, typer.Option(min=1, help="Names a caption; by default as many as fit.", show_default=False)
-]
 AspectGroups = Annotated[
     bool, typer.Option("--aspect-groups", help="Batch wide pictures apart, as the original does above batch 1.")
 ]
@@ -31,6 +28,19 @@ Workers = Annotated[
         help="Processes, each with a model of its own and as many --threads as one alone has: what is found is the "
         "same. With many cores give fewer threads, to one worker too if results are to be the same to the last digit.",
     ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Have a Ray cluster do it, with as many workers as it has room for, each of --threads, by default 1: "
+        '"auto" for the cluster of this machine, "local" for one that ends with the run, or its head\'s HOST:PORT. '
+        "What is found is the same as here with as many --threads.",
+        show_default=False,
+    ),
+]
+GpusPerWorker = Annotated[
+    float, typer.Option(min=0, help="On --ray: GPUs that a worker reserves; parts of one are shared.")
 ]
 DetectionsFile = Annotated[
     Path | None,

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from glip_export.config import GlipConfig
     from glip_export.evaluation import Journal
     from glip_export.evaluation.odinw.report import OdinwReport
+    from glip_export.evaluation.openers import BundleOpener
     from glip_export.evaluation.report import Report, Result
+    from glip_export.labelling.cluster.settings import Cluster
     from glip_export.runtime.detector import Detector
 
 JOURNAL = "progress.jsonl"
@@ -40,25 +42,49 @@ class Backends:
     words: tuple[str, ...]
     threads: int | None = None
     weights: str | None = None
-    workers: int = 1
+    workers: int | Cluster = 1  # processes, or Ray's
     _kept: list[tuple[str, Detector]] = field(default_factory=list)  # the one that was opened last
 
     @classmethod
     def of(
-        cls, bundle: Path | None, words: Sequence[str] | None, threads: int | None, weights: str | None, workers: int
+        cls,
+        bundle: Path | None,
+        words: Sequence[str] | None,
+        threads: int | None,
+        weights: str | None,
+        workers: int,
+        ray: str | None = None,
+        gpus_per_worker: float = 0,
     ) -> Backends:
-        """What the options say: the newest bundle and ONNX Runtime by default. Raises BundleError without a bundle."""
+        """What the options say: the newest bundle and ONNX Runtime by default; on Ray one thread a worker.
+
+        Raises BundleError without a bundle, GlipExportError for options that exclude each other.
+        """
+        from glip_export.labelling.cluster.settings import Cluster
+
         once = tuple(dict.fromkeys(words or ("onnxruntime",)))
-        return cls(bundle_or_newest(bundle), once, threads, weights, workers)
+        if ray is None:
+            if gpus_per_worker:
+                raise GlipExportError("--gpus-per-worker is for --ray; here --backend alone says what runs")
+            return cls(bundle_or_newest(bundle), once, threads, weights, workers)
+        if workers != 1:
+            raise GlipExportError("--workers are processes of this machine, and --ray has a cluster's: leave one out")
+        cluster = Cluster(ray, threads_per_worker=threads or 1, gpus_per_worker=gpus_per_worker)
+        return cls(bundle_or_newest(bundle), once, threads or 1, weights, cluster)
 
     def opener(self, backend: str, config: GlipConfig) -> Callable[[], Detector]:
         """What opens a backend, with a configuration in place of the bundle's; for worker processes, where asked."""
         if self.workers == 1:
             return partial(self._open, backend, config)
-        return partial(open_detector, self.bundle, backend, config, self.threads, self.weights)
+        return self._bundle_opener(backend, config)
 
     def check(self, config: GlipConfig, outputs: Collection[Path]) -> None:
-        """Opens each backend that has not begun everywhere, lest one fail hours later; outputs: the data sets'."""
+        """Opens each backend that has not begun everywhere, lest one fail hours later; outputs: the data sets'.
+
+        Not for a cluster: this machine may lack what its workers have.
+        """
+        if not isinstance(self.workers, int):
+            return
         for backend in self.words:
             if not all((output / backend_folder(backend) / JOURNAL).exists() for output in outputs):
                 self.opener(backend, config)()
@@ -67,9 +93,14 @@ class Backends:
         known = dict(self._kept).get(backend)
         if known is None:
             self._kept.clear()  # its memory is for the next one
-            known = open_detector(self.bundle, backend, config, self.threads, self.weights)
+            known = self._bundle_opener(backend, config)()
             self._kept.append((backend, known))
         return known.reconfigured(config)
+
+    def _bundle_opener(self, backend: str, config: GlipConfig) -> BundleOpener:
+        from glip_export.evaluation.openers import BundleOpener
+
+        return BundleOpener(self.bundle, backend, config, self.threads, self.weights)
 
 
 @dataclass(frozen=True)
@@ -83,13 +114,6 @@ class DataSet(Generic[R]):
     kept: str  # the file that detections are kept in
     evaluate: Callable[[Callable[[], Detector], Journal, Callable[[int], None]], R]  # detector, journal, progress
     write: Callable[[Path, R], None]  # the detections
-
-
-def open_detector(bundle: Path, backend: str, config: GlipConfig, threads: int | None, weights: str | None) -> Detector:
-    """A detector that goes by `config`, which differs from the bundle's in what no graph depends on."""
-    from glip_export.runtime.detector import Detector
-
-    return Detector.open(bundle, backend, threads, weights).reconfigured(config)
 
 
 def backend_folder(backend: str) -> str:

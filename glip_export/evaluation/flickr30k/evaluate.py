@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from glip_export.config import GlipConfig
@@ -17,10 +16,11 @@ from glip_export.evaluation.flickr30k.entities import Truth, named, picture_of, 
 from glip_export.evaluation.flickr30k.grounding import Grounded, boxes_by_phrase
 from glip_export.evaluation.flickr30k.recall import Recall, RecallCounter
 from glip_export.evaluation.journal import Journal, Log, left_out_of
+from glip_export.evaluation.openers import changed
 from glip_export.evaluation.pictures import PictureBatch
 from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.rows import Rows, by_item, joined, rows_of
-from glip_export.evaluation.run import Plan, reconfigured, run
+from glip_export.evaluation.run import Plan, Workers, run
 from glip_export.prompt import Prompt
 from glip_export.runtime.detector import Detector
 
@@ -81,7 +81,7 @@ def evaluate_flickr(
     *,
     journal: Journal | None = None,
     strict: bool = False,
-    workers: int = 1,
+    workers: Workers = 1,
     progress: Callable[[int], None] = lambda done: None,
     config: GlipConfig | None = None,
 ) -> FlickrResult:
@@ -95,8 +95,7 @@ def evaluate_flickr(
         config = detector.config
     config = None if config is None else flickr_config(config)
     plan = Plan(dataset.path, [dataset.images], 1, lambda _: sentences_work(dataset), dataset.problems)
-    room = partial(reconfigured, change=flickr_config)
-    opener = partial(room, detector) if callable(detector) else room(lambda: detector)
+    opener = changed(detector, flickr_config)
     ran = run(plan, opener, journal, strict=strict, workers=workers, progress=progress, config=config)
     read = set(ran.read)
     left_out = {sentence.key for sentence in dataset.sentences if sentence.image_id not in read}

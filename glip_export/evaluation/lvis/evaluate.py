@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from glip_export.config import GlipConfig
@@ -14,11 +13,12 @@ from glip_export.evaluation.detections_file import detections_writer
 from glip_export.evaluation.journal import Journal, Log
 from glip_export.evaluation.lvis.dataset import LvisDataset
 from glip_export.evaluation.lvis.scores import MOST_A_CLASS, LvisScores, score_lvis
+from glip_export.evaluation.openers import changed
 from glip_export.evaluation.pictures import in_groups
 from glip_export.evaluation.problems import Problem, ProblemList
 from glip_export.evaluation.prompts import prompt_for
 from glip_export.evaluation.rows import Found, by_difference
-from glip_export.evaluation.run import Plan, reconfigured, run
+from glip_export.evaluation.run import Plan, Workers, run
 from glip_export.runtime.detector import Detector
 
 # GLIP's README for LVIS: TEST.CHUNKED_EVALUATION, TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM, MODEL.ATSS.DETECTIONS_PER_IMG
@@ -60,7 +60,7 @@ def evaluate_lvis(
     chunk: int = CHUNK,
     journal: Journal | None = None,
     strict: bool = False,
-    workers: int = 1,
+    workers: Workers = 1,
     progress: Callable[[int], None] = lambda done: None,
     config: GlipConfig | None = None,
 ) -> LvisResult:
@@ -80,8 +80,7 @@ def evaluate_lvis(
         lambda config: category_work(dataset, prompt_for(dataset, None, config, chunk), chunk),
         dataset.problems,
     )
-    room = partial(reconfigured, change=lvis_config)
-    opener = partial(room, detector) if callable(detector) else room(lambda: detector)
+    opener = changed(detector, lvis_config)
     ran = run(plan, opener, journal, strict=strict, workers=workers, progress=progress, config=config)
     read = set(ran.read)
     left_out = {item for item, image in enumerate(dataset.images) if image.id not in read}

@@ -13,6 +13,7 @@ from glip_export.evaluation.journal import Journal
 from glip_export.evaluation.odinw.dataset import OdinwDataset
 from glip_export.evaluation.odinw.task import OdinwTask
 from glip_export.evaluation.prompts import in_turn, names_a_caption, prompt_for, prompt_notes
+from glip_export.evaluation.run import Workers
 from glip_export.runtime.detector import Detector
 
 BATCH = 1  # pictures padded together; GLIP's README: TEST.IMS_PER_BATCH 1
@@ -82,7 +83,7 @@ def evaluate_odinw(
     chunk: int | None = None,
     journal: Journal | None = None,
     strict: bool = False,
-    workers: int = 1,
+    workers: Workers = 1,
     progress: Callable[[int], None] = lambda done: None,
 ) -> CocoResult:
     """Detects on every picture and scores what was found; dataset: what `read_dataset` gave for the task.
