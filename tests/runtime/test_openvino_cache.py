@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from glip_export.bundle import Bundle
+from glip_export.runtime import cache
 
 openvino = pytest.importorskip("openvino")
 openvino_cache = pytest.importorskip("glip_export.runtime.openvino_cache")
@@ -84,8 +85,8 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, monkeypatch: p
         (tmp_path / name / "graph.100.blob").write_bytes(b"0" * 100)
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
     CompiledCache(tmp_path / "oldest").used()
-    monkeypatch.setattr(openvino_cache, "MOST_BYTES", 250)
-    openvino_cache._make_room(tmp_path)
+    monkeypatch.setattr(cache, "MOST_BYTES", 250)
+    cache.make_room(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["newest", "oldest"]
 
 
