@@ -1,4 +1,4 @@
-"""Names of the two plugin nodes and of the forms of a lowered graph, for the lowering, the plugins and the build."""
+"""Names of our own nodes and of the forms of a lowered graph, for the lowering, the plugins and the build."""
 
 DOMAIN = "glip"
 OPSET = 1
@@ -7,6 +7,7 @@ NAMESPACE = ""
 
 DEFORM_IM2COL = "GlipDeformIm2Col"
 NMS = "GlipNms"
+DYCONV = "GlipDyConv"  # graphs/dyconv_node.py's, of torch:cuda alone
 
 DEFORM_CONV_FORMS = ("plugin", "gridsample")
 NMS_FORMS = ("plugin", "native", "host")

@@ -1,0 +1,85 @@
+"""Whole DyConv blocks as one node each, for a runtime that has a kernel for the block."""
+
+from __future__ import annotations
+
+import onnx_ir
+from onnx_ir.passes import common
+
+from glip_export.graphs.modules import F32, MODULE_KEY, DyConvModule, ModuleGraph
+from glip_export.graphs.quantized import add_initializer, is_quantized
+
+DYCONV, DOMAIN, OPSET = "GlipDyConv", "glip", 1  # as in trt/nodes.py, which is above this module
+CHANNEL_UNIT = 32  # the kernels go through so many channels at once
+
+
+def fuse_dyconv(model: onnx_ir.Model) -> int:
+    """Puts one node GlipDyConv in the place of each DyConv block of a float32 graph, in place; gives how many.
+
+    Inputs: the L levels' features (B, C, Hl, Wl), then the block's `parameters_of`. Outputs: the L maps
+    (B, C, Hl, Wl), under the names that they had. Attributes: levels, groups and epsilon, those of DyConv 0, 1 and 2's
+    GroupNorm. Nodes and weights that nothing reads any more go. A graph with int8 weights stays as it is, and so does a
+    block whose channels are no multiple of CHANNEL_UNIT or whose convolutions differ in groups.
+    """
+    if is_quantized(model):
+        return 0
+    blocks = [block for block in ModuleGraph(model).dyconvs() if _has_kernel(block)]
+    for block in blocks:
+        _replace(model.graph, block)
+    if blocks:
+        model.opset_imports[DOMAIN] = OPSET
+        common.RemoveUnusedNodesPass()(model)
+    return len(blocks)
+
+
+def parameters_of(block: DyConvModule) -> dict[str, F32]:
+    """The node's parameters, in the order of its inputs, float32 each.
+
+    Convolutions' weights are tap-major, (O, 9 * C) with column tap * C + c and tap 3 * ky + kx. offset_weight
+    (27, 9 * C), offset_bias (27,); of DyConv 0, 1 and 2 weight (C, 9 * C), bias, norm_weight and norm_bias (C,) each;
+    attention_weight (C,), attention_bias (1,); DyReLU's first_weight (C / 4, C), first_bias (C / 4,), last_weight
+    (4 * C, C / 4) and last_bias (4 * C,).
+    """
+    first, last = block.lines
+    parameters = {"offset_weight": _tap_major(block.offset.weight), "offset_bias": block.offset.bias}
+    for number, convolution in enumerate(block.convolutions):
+        parameters |= {
+            f"weight{number}": _tap_major(convolution.weight),
+            f"bias{number}": convolution.bias,
+            f"norm_weight{number}": convolution.norm_weight,
+            f"norm_bias{number}": convolution.norm_bias,
+        }
+    return parameters | {
+        "attention_weight": block.attention.weight.ravel(),
+        "attention_bias": block.attention.bias,
+        "first_weight": first.weight,
+        "first_bias": first.bias,
+        "last_weight": last.weight,
+        "last_bias": last.bias,
+    }
+
+
+def _tap_major(weight: F32) -> F32:
+    return weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _has_kernel(block: DyConvModule) -> bool:
+    channels, groups = len(block.convolutions[0].bias), {convolution.groups for convolution in block.convolutions}
+    return channels % CHANNEL_UNIT == 0 and len(groups) == 1 and channels % groups.pop() == 0
+
+
+def _replace(graph: onnx_ir.Graph, block: DyConvModule) -> None:
+    values = {value.name: value for node in graph for value in (*node.inputs, *node.outputs) if value is not None}
+    features, outputs = ([values[name] for name in names] for names in (block.features, block.outputs))
+    parameters = [
+        add_initializer(graph, f"{block.name}.fused.{name}", array) for name, array in parameters_of(block).items()
+    ]
+    attributes = {
+        "levels": len(features),
+        "groups": block.convolutions[0].groups,
+        "epsilon": [convolution.epsilon for convolution in block.convolutions],
+    }
+    inputs = [*features, *parameters]
+    node = onnx_ir.node(DYCONV, inputs, attributes, domain=DOMAIN, num_outputs=len(outputs), name=block.name)
+    node.metadata_props[MODULE_KEY] = block.name
+    ends = [end for value in outputs if (end := value.producer()) is not None]  # the first is before all that reads any
+    onnx_ir.convenience.replace_nodes_and_values(graph, ends[0], ends, [node], outputs, node.outputs)
