@@ -73,7 +73,7 @@ def _replace(graph: onnx_ir.Graph, block: DyConvModule) -> None:
     parameters = [
         add_initializer(graph, f"{block.name}.fused.{name}", array) for name, array in parameters_of(block).items()
     ]
-    attributes = {
+    attributes: dict[str, int | list[float]] = {
         "levels": len(features),
         "groups": block.convolutions[0].groups,
         "epsilon": [convolution.epsilon for convolution in block.convolutions],

@@ -96,6 +96,8 @@ def _open_torch(bundle: Bundle, threads: int | None, weights: Path | None, preci
 
         if precision == "compiled":
             return TorchCudaSession(bundle, compiler="inductor")
+        if precision.endswith("fused"):
+            return TorchCudaSession(bundle, precision.removesuffix("fused").removesuffix(":"), fused=True)
         return TorchCudaSession(bundle, precision)
     from glip_export.runtime.torch_session import TorchSession, load_reference
 
@@ -111,7 +113,7 @@ def _torch_usable(bundle: Bundle | None) -> tuple[str, ...]:
         driver_module()
     except BackendError:
         return ("",)
-    # Not cuda:compiled, which compiles for minutes at each new size.
+    # Not cuda:compiled, which compiles for minutes at each new size, nor cuda:fused, which nobody has measured.
     return ("", "cuda", "cuda:fp32", "cuda:bf16") if torch.cuda.is_available() else ("",)
 
 
@@ -200,7 +202,7 @@ def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:
 
 
 _PROVIDERS = ("cpu", "cuda", "cuda:fp32", "cuda:fp16", "tensorrt", "rtx")  # onnxruntime_providers.words
-_TORCH_DEVICES = ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled")
+_TORCH_DEVICES = ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled", "cuda:fused", "cuda:fp32:fused")
 _BACKENDS = {
     "torch": _Backend(_open_torch, _torch_usable, "glip-export[export]", _TORCH_DEVICES),
     "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", _PROVIDERS),

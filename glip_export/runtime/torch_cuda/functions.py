@@ -59,6 +59,13 @@ def take(x: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
     return torch.index_select(x, axis, index.reshape(-1)).reshape(shape)
 
 
+def dyconv(levels: int, groups: int, epsilon: list[float], *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """A DyConv block; tensors: the levels' features, then the parameters."""
+    features, parameters = list(tensors[:levels]), list(tensors[levels:])
+    made: list[torch.Tensor] = torch.ops.glip_export.dyconv.default(features, parameters, groups, epsilon)
+    return made
+
+
 def full(shape: list[int], value: Any, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of one value."""
     return torch.full(shape, value, dtype=dtype)

@@ -14,8 +14,8 @@ import onnx_ir
 import torch
 from torch.nn import functional as F
 
-from glip_export.runtime.torch_cuda import functions, kernels  # noqa: F401  kernels registers our operators
-from glip_export.trt.nodes import DEFORM_IM2COL, NMS
+from glip_export.runtime.torch_cuda import dyconv, functions, kernels  # noqa: F401  two register our operators
+from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS
 
 DTYPES = {
     onnx_ir.DataType.FLOAT: torch.float32,
@@ -142,6 +142,12 @@ def _conv(node: onnx_ir.Node, x: torch.Tensor, weight: torch.Tensor, bias: torch
 @_operator(DEFORM_IM2COL)
 def _deform_im2col(node: onnx_ir.Node, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor) -> Call:
     return torch.ops.glip_export.deform_im2col.default, x, offset, mask, _attribute(node, "stride", 1)
+
+
+@_operator(DYCONV)
+def _dyconv(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+    levels, groups = node.attributes["levels"].as_int(), node.attributes["groups"].as_int()
+    return functions.dyconv, levels, groups, list(node.attributes["epsilon"].as_floats()), *tensors
 
 
 @_operator(NMS)

@@ -56,8 +56,8 @@ class Known:
 class Program:
     """One graph on one device, with its weights there.
 
-    The graph is one that `trt/lowering.py` made, with both plugin nodes; its types are kept as they are. Raises
-    BackendError for an operator, or a form of one, that a GLIP's graphs do not have.
+    The graph is one that `trt/lowering.py` made, with both plugin nodes; it may hold nodes of `fuse_dyconv`. Its types
+    are kept as they are. Raises BackendError for an operator, or a form of one, that a GLIP's graphs do not have.
     """
 
     def __init__(self, model: onnx_ir.Model, device: torch.device, compiler: str = "") -> None:

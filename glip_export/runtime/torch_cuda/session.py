@@ -9,7 +9,8 @@ import torch
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import GraphSpec, graphs_of
+from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, graphs_of
+from glip_export.graphs.dyconv_node import CHANNEL_UNIT, fuse_dyconv
 from glip_export.graphs.precision import PRECISIONS, convert
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
@@ -37,6 +38,7 @@ class TorchCudaSession(DeviceSession):
         stream: Any = None,
         cuda_graphs: int = CUDA_GRAPHS,
         compiler: str = "",
+        fused: bool = False,
         driver: Driver | None = None,
         streams: Streams | None = None,
     ) -> None:
@@ -44,12 +46,15 @@ class TorchCudaSession(DeviceSession):
 
         precision: fp16 (the default), bf16 or fp32. device, stream, cuda_graphs: see `TensorRtSession`. compiler: a
         backend of torch.compile, such as "inductor", for all that is not our kernels; the first run of a shape then
-        takes minutes. driver, streams: for tests. Raises BackendError where PyTorch has no GPU.
+        takes minutes. fused: each DyConv block whole in our kernels, in fp16 or fp32. driver, streams: for tests.
+        Raises BackendError where PyTorch has no GPU, and for a fused bf16 or a model whose DyConv has no kernel.
         """
         self.precision = precision or DEFAULT_PRECISION
         if self.precision not in PRECISIONS:
             raise BackendError(f"torch:cuda has no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-        self.name = f"torch:cuda:{self.precision}{':compiled' if compiler else ''}"
+        if fused and self.precision == "bf16":
+            raise BackendError("torch:cuda has no kernels for a DyConv block in bf16: choose fp16 or fp32")
+        self.name = f"torch:cuda:{self.precision}{':compiled' if compiler else ''}{':fused' if fused else ''}"
         self.library = f"PyTorch {torch.__version__}"
         super().__init__(driver or _driver(device), stream)
         self.specs = graphs_of(bundle.config)
@@ -57,12 +62,16 @@ class TorchCudaSession(DeviceSession):
         with self._driver.active():
             streams = streams or CudaStreams(where)
             for spec in self.specs.values():
-                program = Program(self._lowered(bundle, spec), where, compiler)
+                program = Program(self._lowered(bundle, spec, fused), where, compiler)
                 runner = TorchRunner(program, spec, bundle.config, self._pool, cuda_graphs, streams)
                 self._runners[spec.name] = runner
 
-    def _lowered(self, bundle: Bundle, spec: GraphSpec) -> onnx_ir.Model:
+    def _lowered(self, bundle: Bundle, spec: GraphSpec, fused: bool) -> onnx_ir.Model:
         model = onnx_ir.load(bundle.graph_path(spec.name))
+        if fused and spec.name == FUSION_HEAD.name and not fuse_dyconv(model):
+            raise BackendError(
+                f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): use torch:cuda"
+            )
         return lower(convert(model, spec, self.precision), spec, bundle.config)
 
 
