@@ -154,7 +154,7 @@ def lowered(bundle: Bundle, precision: str, fused: bool) -> onnx_ir.Model:
     return made
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2)])
 @pytest.mark.parametrize(("size", "tokens"), [((64, 96), 7), ((128, 64), 12)])
 def test_every_blocks_maps(
     bundle: Bundle, precision: str, tolerance: float, size: tuple[int, int], tokens: int
