@@ -10,10 +10,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from glip_export.errors import BackendError
+from glip_export.trt.dyconv_launches import DyConvSizes, dyconv_launches, dyconv_workspace_bytes
 from glip_export.trt.launches import Launch, im2col_launches, nms_launches, nms_workspace_bytes
 from glip_export.trt.nvrtc import INSTALL, compile_cubin
 
-__all__ = ["KernelModule", "Launch", "compile_cubin", "im2col_launches", "nms_launches", "nms_workspace_bytes"]
+__all__ = [
+    "DyConvSizes",
+    "KernelModule",
+    "Launch",
+    "compile_cubin",
+    "dyconv_launches",
+    "dyconv_workspace_bytes",
+    "im2col_launches",
+    "nms_launches",
+    "nms_workspace_bytes",
+]
+
+DEFAULT_SHARED_BYTES = 48 << 10  # a block may have more only if its kernel was told
 
 
 class KernelModule:
@@ -71,7 +84,7 @@ class KernelModule:
             pointers = launch.argument_pointers()
             self._call(
                 self._driver.cuLaunchKernel,
-                self._function(launch.kernel),
+                self._function(launch.kernel, launch.shared_bytes),
                 *launch.grid,
                 *launch.block,
                 launch.shared_bytes,
@@ -82,9 +95,14 @@ class KernelModule:
         if any(launch.holds_memory for launch in launches):
             self._call(self._driver.cuStreamSynchronize, stream)
 
-    def _function(self, kernel: str) -> Any:
+    def _function(self, kernel: str, shared_bytes: int) -> Any:
+        """A kernel always has as much shared memory."""
         if kernel not in self._functions:
-            self._functions[kernel] = self._call(self._driver.cuModuleGetFunction, self._module, kernel.encode())
+            function = self._call(self._driver.cuModuleGetFunction, self._module, kernel.encode())
+            if shared_bytes > DEFAULT_SHARED_BYTES:
+                wanted = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                self._call(self._driver.cuFuncSetAttribute, function, wanted, shared_bytes)
+            self._functions[kernel] = function
         return self._functions[kernel]
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -36,7 +36,7 @@ class DeviceMemory(Protocol):
 # does; or an array, which the launch holds and which is checked.
 Memory = int | DeviceMemory | np.ndarray
 
-_DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
+DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
 
 
 @dataclass(frozen=True)
@@ -80,30 +80,30 @@ def im2col_launches(
     another dtype or stride, sizes the kernel cannot count, an address that is not aligned to a value, or an array of
     another size; TypeError for one of another dtype.
     """
-    if np.dtype(dtype) not in _DTYPES:
+    if np.dtype(dtype) not in DTYPES:
         raise ValueError(f"the deformable im2col takes float32 or float16, not {np.dtype(dtype)}")
     if stride not in (1, 2):
         raise ValueError(f"the deformable im2col has stride 1 or 2, not {stride}")
     positions = Ho * Wo
-    if max(H * W, positions) > MAX_COUNT or 9 * _up(C, SLABS[-1]) > MAX_GRID or B > MAX_COUNT:
+    if max(H * W, positions) > MAX_COUNT or 9 * up(C, SLABS[-1]) > MAX_GRID or B > MAX_COUNT:
         raise ValueError(f"too large for the deformable im2col: {B} x {C} x {H} x {W}, output {Ho} x {Wo}")
     if min(B, C, H, W, positions) < 1:
         return []
     bytes_each = np.dtype(dtype).itemsize
     pointers = [
-        _pointer("x", x_ptr, dtype, B * C * H * W, bytes_each),
-        _pointer("offset", offset_ptr, dtype, B * 18 * positions, bytes_each),
-        _pointer("mask", mask_ptr, dtype, B * 9 * positions, bytes_each),
-        _pointer("out", out_ptr, dtype, B * C * 9 * positions, bytes_each, written=True),
+        checked_pointer("x", x_ptr, dtype, B * C * H * W, bytes_each),
+        checked_pointer("offset", offset_ptr, dtype, B * 18 * positions, bytes_each),
+        checked_pointer("mask", mask_ptr, dtype, B * 9 * positions, bytes_each),
+        checked_pointer("out", out_ptr, dtype, B * C * 9 * positions, bytes_each, written=True),
     ]
     pair = positions % 2 == 0 and all((pointer.value or 0) % (2 * bytes_each) == 0 for pointer in pointers[1:])
     threads = positions // 2 if pair else positions
     # The largest slab, for its fewer position sums, that still gives the device enough threads.
-    slab = next((s for s in SLABS if threads * 9 * B * _up(C, s) >= ENOUGH_THREADS), SLABS[-1])
+    slab = next((s for s in SLABS if threads * 9 * B * up(C, s) >= ENOUGH_THREADS), SLABS[-1])
     return [
         Launch(
-            kernel=f"glip_deform_im2col_{_DTYPES[np.dtype(dtype)]}{'_pair' if pair else ''}",
-            grid=(min(_up(threads, THREADS), MAX_GRID), 9 * _up(C, slab), min(B, MAX_GRID)),
+            kernel=f"glip_deform_im2col_{DTYPES[np.dtype(dtype)]}{'_pair' if pair else ''}",
+            grid=(min(up(threads, THREADS), MAX_GRID), 9 * up(C, slab), min(B, MAX_GRID)),
             block=(THREADS, 1, 1),
             shared_bytes=0,
             arguments=(
@@ -142,21 +142,21 @@ def nms_launches(
         raise ValueError(f"the box selection cannot keep {D} of {M} candidates in {B} images")
     if B < 1:
         return []
-    order = _pointer("workspace", workspace_ptr, np.uint8, nms_workspace_bytes(B, M, D), 4, written=True)
+    order = checked_pointer("workspace", workspace_ptr, np.uint8, nms_workspace_bytes(B, M, D), 4, written=True)
     inputs = [
-        _pointer("boxes", boxes_ptr, np.float32, B * M * 4, BOX_BYTES),
-        _pointer("scores", scores_ptr, np.float32, B * M, 4),
-        _pointer("labels", labels_ptr, np.int32, B * M, 4),
+        checked_pointer("boxes", boxes_ptr, np.float32, B * M * 4, BOX_BYTES),
+        checked_pointer("scores", scores_ptr, np.float32, B * M, 4),
+        checked_pointer("labels", labels_ptr, np.int32, B * M, 4),
     ]
     outputs = [
-        _pointer("out_boxes", out_boxes_ptr, np.float32, B * D * 4, BOX_BYTES, written=True),
-        _pointer("out_scores", out_scores_ptr, np.float32, B * D, 4, written=True),
-        _pointer("out_labels", out_labels_ptr, np.int32, B * D, 4, written=True),
-        _pointer("out_count", out_count_ptr, np.int32, B, 4, written=True),
+        checked_pointer("out_boxes", out_boxes_ptr, np.float32, B * D * 4, BOX_BYTES, written=True),
+        checked_pointer("out_scores", out_scores_ptr, np.float32, B * D, 4, written=True),
+        checked_pointer("out_labels", out_labels_ptr, np.int32, B * D, 4, written=True),
+        checked_pointer("out_count", out_count_ptr, np.int32, B, 4, written=True),
     ]
     rank = Launch(
         kernel="glip_nms_rank",
-        grid=(min(_up(M, THREADS), MAX_GRID), min(B, MAX_GRID), 1),
+        grid=(min(up(M, THREADS), MAX_GRID), min(B, MAX_GRID), 1),
         block=(THREADS, 1, 1),
         shared_bytes=0,
         arguments=(
@@ -187,10 +187,14 @@ def nms_workspace_bytes(B: int, M: int, D: int) -> int:
     return 4 * B * M
 
 
-def _pointer(
+def checked_pointer(
     name: str, memory: Memory, dtype: npt.DTypeLike, count: int, aligned: int, written: bool = False
 ) -> ctypes.c_void_p:
-    """The address of `memory`, with which an array is held."""
+    """The address of `memory`, with which an array is held.
+
+    Raises ValueError for an array of another size than `count` values or an address that is not aligned to so many
+    bytes; TypeError for an array of another dtype.
+    """
     if isinstance(memory, int | np.integer):
         pointer = ctypes.c_void_p(int(memory))
     else:
@@ -207,5 +211,15 @@ def _pointer(
     return pointer
 
 
-def _up(value: int, unit: int) -> int:
+def part_of(memory: Memory, begin: int, dtype: npt.DTypeLike, count: int) -> Memory:
+    """`count` values of a workspace from a byte on; of an array a view."""
+    if isinstance(memory, int | np.integer):
+        return int(memory) + begin
+    if not isinstance(memory, np.ndarray):
+        raise TypeError(f"a part of {type(memory).__name__} is not taken: give its address")
+    return memory.reshape(-1).view(np.uint8)[begin : begin + np.dtype(dtype).itemsize * count].view(dtype)
+
+
+def up(value: int, unit: int) -> int:
+    """How many units hold the value."""
     return -(-value // unit)

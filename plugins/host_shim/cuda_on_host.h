@@ -1,9 +1,10 @@
 // The words of CUDA C++ that the kernels use, for an ordinary C++ compiler on Linux.
 //
 // One fiber a CUDA thread; __syncthreads hands over to the next fiber. Blocks run one after another, so shared memory
-// is static; it is overwritten with a pattern before every block, as it is undefined on a device. There are no warps,
-// no dynamic shared memory and no races: the fibers of a block can be run in other orders instead, and a kernel that
-// lacks a barrier then gives another result.
+// is static; it is overwritten with a pattern before every block, as it is undefined on a device. What a warp does
+// together waits for its 32 fibers alone, so threads of a warp are as far apart as the language allows. There are no
+// races: the fibers of a block can be run in other orders instead, and a kernel that lacks a barrier then gives another
+// result. A copy to shared memory is done when it is waited for, no sooner.
 
 #pragma once
 
@@ -12,6 +13,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+
+#define GLIP_HOST_SHIM
 
 #define __global__
 #define __device__
@@ -35,10 +38,23 @@ extern uint3 thread_index, block_index, block_size, grid_size;
 enum class Outcome { kDone = 0, kBarrierMissed = 1 };
 
 // Runs `thread` for every thread of the grid. order 0: a block's threads in turn, 1: the last first, else a random
-// order of that seed, drawn anew at each barrier. kBarrierMissed if some threads of a block end while others wait.
-Outcome run(const uint3& grid, const uint3& block, unsigned order, const std::function<void()>& thread);
+// order of that seed, drawn anew at each barrier. kBarrierMissed if some threads of a block, or of a warp, end or wait
+// elsewhere while others wait.
+Outcome run(const uint3& grid, const uint3& block, std::size_t shared_bytes, unsigned order,
+            const std::function<void()>& thread);
 
 void barrier();
+
+// The shared memory whose size the launch gives.
+unsigned char* dynamic_shared();
+
+// Of a warp's threads: see plugins/kernels/warp.cuh. All 32 call it.
+void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+float exchange(float value, int lane_bits);
+
+// Copies of the calling thread.
+void copy_later(void* shared, const void* global, std::size_t bytes);
+void finish_copies();
 
 }  // namespace glip_host
 
@@ -48,6 +64,7 @@ void barrier();
 #define gridDim glip_host::grid_size
 
 inline void __syncthreads() { glip_host::barrier(); }
+inline float __shfl_xor_sync(unsigned, float value, int lane_bits) { return glip_host::exchange(value, lane_bits); }
 
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 

@@ -8,6 +8,8 @@
 
 #include "../kernels/box_selection.cuh"
 #include "../kernels/deform_im2col.cuh"
+#include "../kernels/dyconv_convolve.cuh"
+#include "../kernels/dyconv_finish.cuh"
 #include "../launchers/launch_plan.h"
 
 namespace {
@@ -50,6 +52,10 @@ const std::vector<Kernel>& kernels() {
     static const std::vector<Kernel> all = {
         GLIP_KERNEL(glip_deform_im2col_f32), GLIP_KERNEL(glip_deform_im2col_f32_pair),
         GLIP_KERNEL(glip_deform_im2col_f16), GLIP_KERNEL(glip_deform_im2col_f16_pair),
+        GLIP_KERNEL(glip_dyconv_offsets_f32),      GLIP_KERNEL(glip_dyconv_offsets_f16),
+        GLIP_KERNEL(glip_dyconv_convolve_f32),     GLIP_KERNEL(glip_dyconv_convolve_f16),
+        GLIP_KERNEL(glip_dyconv_coefficients_f32), GLIP_KERNEL(glip_dyconv_coefficients_f16),
+        GLIP_KERNEL(glip_dyconv_combine_f32),      GLIP_KERNEL(glip_dyconv_combine_f16),
         GLIP_KERNEL(glip_nms_rank),          GLIP_KERNEL(glip_nms_select),
         GLIP_KERNEL(glip_missed_barrier),    GLIP_KERNEL(glip_missing_barrier),
     };
@@ -77,12 +83,12 @@ int glip_host_argument_bytes(const char* name, std::size_t* bytes, int room) {
 }
 
 // Returns glip_host::Outcome, or -1 if there is no such kernel.
-int glip_host_launch(const char* name, const unsigned* grid, const unsigned* block, void* const* arguments,
-                     unsigned order) {
+int glip_host_launch(const char* name, const unsigned* grid, const unsigned* block, std::size_t shared_bytes,
+                     void* const* arguments, unsigned order) {
     const Kernel* kernel = find(name);
     if (kernel == nullptr) return -1;
-    return static_cast<int>(glip_host::run({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, order,
-                                           [&] { kernel->call(arguments); }));
+    return static_cast<int>(glip_host::run({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]},
+                                           shared_bytes, order, [&] { kernel->call(arguments); }));
 }
 
 void glip_host_half_to_float(const std::uint16_t* halves, float* floats, std::size_t count) {

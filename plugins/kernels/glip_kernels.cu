@@ -2,3 +2,5 @@
 
 #include "box_selection.cuh"
 #include "deform_im2col.cuh"
+#include "dyconv_convolve.cuh"
+#include "dyconv_finish.cuh"

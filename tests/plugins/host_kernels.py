@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from glip_export.addresses import Array
-from glip_export.trt.kernels import Launch, im2col_launches, nms_launches, nms_workspace_bytes
+from glip_export.trt.kernels import (
+    DyConvSizes,
+    Launch,
+    dyconv_launches,
+    dyconv_workspace_bytes,
+    im2col_launches,
+    nms_launches,
+    nms_workspace_bytes,
+)
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 BARRIER_MISSED = 1
@@ -21,7 +29,7 @@ _MAX_ARGUMENTS = 32
 _SIZE = ctypes.c_uint * 3
 _PARAMETERS = {
     "glip_host_argument_bytes": (ctypes.c_char_p, ctypes.c_size_t * _MAX_ARGUMENTS, ctypes.c_int),
-    "glip_host_launch": (ctypes.c_char_p, _SIZE, _SIZE, ctypes.c_void_p, ctypes.c_uint),
+    "glip_host_launch": (ctypes.c_char_p, _SIZE, _SIZE, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_uint),
     "glip_host_half_to_float": (Array(np.uint16), Array(np.float32, written=True), ctypes.c_size_t),
     "glip_host_float_to_half": (Array(np.float32), Array(np.uint16, written=True), ctypes.c_size_t),
     "glip_host_plan_im2col": (*(ctypes.c_int,) * 8, ctypes.c_longlong * 5),
@@ -61,12 +69,21 @@ class HostKernels:
         """Run one launch; the arguments must be of the kernel's sizes. 0, or BARRIER_MISSED."""
         given = [ctypes.sizeof(argument) for argument in launch.arguments]
         assert given == self.argument_bytes(launch.kernel), launch.kernel
-        assert launch.shared_bytes == 0
-        return self.launch_raw(launch.kernel, launch.grid, launch.block, launch.argument_pointers(), order)
+        pointers = launch.argument_pointers()
+        return self.launch_raw(launch.kernel, launch.grid, launch.block, launch.shared_bytes, pointers, order)
 
-    def launch_raw(self, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Any, order: int = 0) -> int:
+    def launch_raw(
+        self,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        shared_bytes: int,
+        arguments: Any,
+        order: int = 0,
+    ) -> int:
         """Run a kernel as cuLaunchKernel would, from an array of argument addresses, or from its address."""
-        return int(self.library.glip_host_launch(kernel.encode(), _SIZE(*grid), _SIZE(*block), arguments, order))
+        sizes = _SIZE(*grid), _SIZE(*block), shared_bytes
+        return int(self.library.glip_host_launch(kernel.encode(), *sizes, arguments, order))
 
     def im2col(
         self, x: np.ndarray, offset: np.ndarray, mask: np.ndarray, stride: int, order: int = 0, shift: int = 0
@@ -78,6 +95,24 @@ class HostKernels:
         out = _placed(np.full((batch, channels * 9, out_height * out_width), np.nan, x.dtype), shift)
         sizes = (batch, channels, height, width, out_height, out_width, stride)
         for launch in im2col_launches(x.dtype, *sizes, x, offset, mask, out):
+            assert self.launch(launch, order) == 0
+        return out
+
+    def dyconv(
+        self,
+        x: np.ndarray,
+        levels: Sequence[tuple[int, int]],
+        groups: int,
+        epsilon: Sequence[float],
+        parameters: Sequence[np.ndarray],
+        order: int = 0,
+    ) -> np.ndarray:
+        """x (B, N, C) -> (B, N, C); see `dyconv_launches`."""
+        sizes = DyConvSizes(len(x), x.shape[2], groups, tuple(levels))
+        out = _placed(np.full(x.shape, np.nan, x.dtype))
+        workspace = _placed(np.full(dyconv_workspace_bytes(x.dtype, sizes), 0xFF, np.uint8))
+        placed = [_placed(np.ascontiguousarray(array)) for array in parameters]
+        for launch in dyconv_launches(x.dtype, sizes, epsilon, _placed(x), placed, out, workspace):
             assert self.launch(launch, order) == 0
         return out
 

@@ -18,6 +18,11 @@ CAPABILITIES = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
 NOT_INSTALLED = "NVRTC is not installed: pip install 'glip-export[trt]'"
 KERNELS = [
     *(f"glip_deform_im2col_{kind}" for kind in ("f32", "f32_pair", "f16", "f16_pair")),
+    *(
+        f"glip_dyconv_{step}_{kind}"
+        for step in ("offsets", "convolve", "coefficients", "combine")
+        for kind in ("f32", "f16")
+    ),
     "glip_nms_rank",
     "glip_nms_select",
 ]

@@ -125,7 +125,7 @@ def test_the_grid_does_not_change_the_result(host: HostKernels) -> None:
     out = np.full((3, 99, 72), np.nan, np.float32)
     (launch,) = im2col_launches("float32", 3, 11, 9, 8, 9, 8, 1, x, offset, mask, out)
     grid = (1, launch.grid[1], 1)
-    assert host.launch_raw(launch.kernel, grid, (8, 1, 1), launch.argument_pointers()) == 0
+    assert host.launch_raw(launch.kernel, grid, (8, 1, 1), 0, launch.argument_pointers()) == 0
     np.testing.assert_array_equal(out, host.im2col(x, offset, mask, 1))
 
 

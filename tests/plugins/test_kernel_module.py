@@ -15,7 +15,7 @@ from host_kernels import HostKernels
 from glip_export.addresses import pointer_to
 from glip_export.errors import BackendError
 from glip_export.trt import kernels
-from glip_export.trt.kernels import KernelModule, Launch, im2col_launches
+from glip_export.trt.kernels import DEFAULT_SHARED_BYTES, KernelModule, Launch, im2col_launches
 
 
 class CUresult(IntEnum):
@@ -31,11 +31,16 @@ class CUdevice_attribute(IntEnum):  # noqa: N801 - the driver's name
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
 
 
+class CUfunction_attribute(IntEnum):  # noqa: N801 - the driver's name
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+
+
 class FakeDriver(ModuleType):
     """The part of cuda.bindings.driver that the package calls: (code, value) tuples, launches on the CPU."""
 
     CUresult = CUresult
     CUdevice_attribute = CUdevice_attribute
+    CUfunction_attribute = CUfunction_attribute
     CUstream = int
 
     def __init__(self, host: HostKernels) -> None:
@@ -44,6 +49,7 @@ class FakeDriver(ModuleType):
         self.loaded: list[bytes] = []
         self.streams: list[int] = []
         self.waited: list[int] = []
+        self.room: dict[str, int] = {}  # kernels that were given more shared memory
         self.fails: dict[str, CUresult] = {}
         self.no_driver = False
 
@@ -88,6 +94,10 @@ class FakeDriver(ModuleType):
         assert module == f"module {len(self.loaded)}"
         return name.decode()
 
+    def cuFuncSetAttribute(self, function: str, attribute: int, value: int) -> None:  # noqa: N802
+        assert attribute == CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self.room[function] = value
+
     def cuStreamSynchronize(self, stream: int) -> None:  # noqa: N802
         self.waited.append(stream)
 
@@ -105,9 +115,10 @@ class FakeDriver(ModuleType):
         parameters: int,
         extra: int,
     ) -> None:
-        assert (shared_bytes, extra) == (0, 0)
+        assert extra == 0 and shared_bytes <= self.room.get(function, DEFAULT_SHARED_BYTES)
         self.streams.append(stream)
-        assert self.host.launch_raw(function, (grid_x, grid_y, grid_z), (block_x, block_y, block_z), parameters) == 0
+        grid, block = (grid_x, grid_y, grid_z), (block_x, block_y, block_z)
+        assert self.host.launch_raw(function, grid, block, shared_bytes, parameters) == 0
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@
 
 #include "case_file.hpp"
 
-extern "C" int glip_host_launch(const char*, const unsigned*, const unsigned*, void* const*, unsigned);
+extern "C" int glip_host_launch(const char*, const unsigned*, const unsigned*, std::size_t, void* const*, unsigned);
 
 namespace {
 
@@ -42,10 +42,11 @@ int main(int count, char** words) {
     for (; !file.at_end(); ++launches) {
         const std::string kernel = file.word();
         const auto grid = file.values<unsigned>(), block = file.values<unsigned>();
-        const auto numbers = file.values<std::int64_t>();  // the order of the threads, the number of arguments
+        // The order of the threads, the bytes of shared memory, the number of arguments.
+        const auto numbers = file.values<std::int64_t>();
         std::vector<Memory> memories;
         std::vector<std::vector<char>> values;
-        for (std::int64_t i = 0; i < numbers[1]; ++i) {
+        for (std::int64_t i = 0; i < numbers[2]; ++i) {
             if (file.word() == "memory") {
                 const std::int64_t shift = file.values<std::int64_t>().at(0);
                 auto before = file.values<char>(), after = file.values<char>();
@@ -61,8 +62,8 @@ int main(int count, char** words) {
         if (fault == "freed") memories[0].block.reset();
         std::vector<void*> arguments;
         for (auto& value : values) arguments.push_back(value.data());
-        bool right = glip_host_launch(kernel.c_str(), grid.data(), block.data(), arguments.data(),
-                                      unsigned(numbers[0])) == 0;
+        bool right = glip_host_launch(kernel.c_str(), grid.data(), block.data(), std::size_t(numbers[1]),
+                                      arguments.data(), unsigned(numbers[0])) == 0;
         for (const Memory& memory : memories) right = right && memory.is_right();
         if (!right) std::fprintf(stderr, "launch %d, %s, differs\n", launches, kernel.c_str()), ++wrong;
     }

@@ -29,6 +29,8 @@ def write_host_cases(path: Path, library: Path) -> None:
                 mask = rng.uniform(0, 1, (sizes[0], 9, *out)).astype(dtype)
                 for shift in (0, 1):
                     host.im2col(x, offset, mask, stride, order=2, shift=shift)
+            for levels in (((1, 1),), ((13, 11), (7, 6)), ((5, 9), (3, 5), (2, 3))):
+                write_dyconv(host, rng, dtype, levels)
         for candidates in (0, 1, 255, 256, 257, 513):
             for detections in (1, 100, 300):
                 corner = rng.uniform(0, 200, (2, candidates, 2))
@@ -36,6 +38,19 @@ def write_host_cases(path: Path, library: Path) -> None:
                 scores = np.floor(rng.random((2, candidates)) * 50).astype(np.float32) / 50
                 scores[rng.random((2, candidates)) < 0.2] = -1
                 host.nms(boxes, scores, rng.integers(0, 3, (2, candidates)), 0.5, detections, order=candidates % 4)
+
+
+def write_dyconv(
+    host: HostKernels, rng: np.random.Generator, dtype: np.typing.DTypeLike, levels: tuple[tuple[int, int], ...]
+) -> None:
+    """Offsets of all kinds, some far outside."""
+    channels, positions = 32, sum(height * width for height, width in levels)
+    convolution = [(channels, 9 * channels), *[(channels,)] * 3]
+    lines = [(channels // 4, channels), (channels // 4,), (4 * channels, channels // 4), (4 * channels,)]
+    shapes = [(27, 9 * channels), (27,), *convolution * 3, (channels,), (1,), *lines]
+    parameters = [rng.normal(0, 0.3, shape).astype(dtype) for shape in shapes]
+    x = rng.normal(0, 1, (2, positions, channels)).astype(dtype)
+    host.dyconv(x, levels, 8, (1e-5,) * 3, parameters, order=2)
 
 
 class Recording(HostKernels):
@@ -54,7 +69,7 @@ class Recording(HostKernels):
         file.word(launch.kernel)
         file.values(np.array(launch.grid, "<u4"))
         file.values(np.array(launch.block, "<u4"))
-        file.integers(order, len(arrays))
+        file.integers(order, launch.shared_bytes, len(arrays))
         for argument, array, held in zip(launch.arguments, arrays, before, strict=True):
             if array is None or held is None:
                 file.word("value")

@@ -1,0 +1,94 @@
+// What a warp does together, and copies that run beside it: the kernels' only words that are not plain CUDA C++.
+//
+// On the host the shim gives the same words (host_shim/cuda_on_host.h).
+
+#pragma once
+
+#include <cuda_fp16.h>
+
+#ifdef GLIP_HOST_SHIM
+#define GLIP_DYNAMIC_SHARED(name) unsigned char* const name = glip_host::dynamic_shared()
+#else
+#define GLIP_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+namespace glip {
+
+struct alignas(16) Bytes16 {
+    unsigned word[4];
+};
+
+// Memory read and written as another type; aligned to it.
+template <typename W>
+__device__ __forceinline__ W load_as(const void* from) {
+#ifdef GLIP_HOST_SHIM
+    W value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+#else
+    return *static_cast<const W*>(from);
+#endif
+}
+
+template <typename W>
+__device__ __forceinline__ void store_as(void* to, const W& value) {
+#ifdef GLIP_HOST_SHIM
+    std::memcpy(to, &value, sizeof value);
+#else
+    *static_cast<W*>(to) = value;
+#endif
+}
+
+// 16 bytes from global to shared memory; there after wait_for_copies and a barrier.
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+#if defined(GLIP_HOST_SHIM)
+    glip_host::copy_later(shared, global, sizeof(Bytes16));
+#elif __CUDA_ARCH__ >= 800
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(address), "l"(global) : "memory");
+#else
+    store_as(shared, load_as<Bytes16>(global));
+#endif
+}
+
+// Of this thread's own copies.
+__device__ __forceinline__ void wait_for_copies() {
+#if defined(GLIP_HOST_SHIM)
+    glip_host::finish_copies();
+#elif __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;\n" ::: "memory");
+#endif
+}
+
+// sums (16, 8) += a (16, 16) * b (16, 8) of halves, by a whole warp. Lane 4 * g + t holds of a the pairs of columns from
+// 2t in rows g and g + 8, then from 2t + 8; of b the pairs of rows from 2t and 2t + 8 in column g; of the sums columns 2t
+// and 2t + 1 in rows g and g + 8 (PTX ISA, mma.m16n8k16).
+__device__ __forceinline__ void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if defined(GLIP_HOST_SHIM)
+    glip_host::multiply_tile(sums, a, b);
+#elif __CUDA_ARCH__ >= 800
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    for (int half = 0; half < 2; ++half) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
+            : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+            : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+    }
+#endif
+}
+
+// The sum over all lanes whose numbers differ in the bits of `lanes` alone; each of them gets it.
+template <int lanes>
+__device__ __forceinline__ float sum_over(float value) {
+#pragma unroll
+    for (int bit = 1; bit < 32; bit <<= 1) {
+        if (lanes & bit) value += __shfl_xor_sync(0xffffffffu, value, bit);
+    }
+    return value;
+}
+
+}  // namespace glip
