@@ -1,18 +1,19 @@
 // The convolutions of a DyConv block as implicit matrix products: what they read is gathered tap by tap into shared
-// memory and multiplied there, so that no column matrix is written. All levels are one launch.
+// memory and multiplied there, so no column matrix is written. All levels are one launch.
 //
-//   offsets:   x (B, N, C), weight (27, 9 * C), bias (27) -> predicted f32 (B, N, 27), of each level in planes (27, H, W):
+//   offsets:   x (B, N, C), weight (27, 9 * C), bias (27) -> predicted f32 (B, N, 27), each level in planes (27, H, W):
 //              dy, dx interleaved by tap, then the masks after their sigmoid
 //   convolve:  x, predicted, weights (C, 9 * C) of DyConv 0, 1, 2
 //              -> terms (B, R, C), the results of all terms behind one another, before bias and GroupNorm;
 //                 statistics f32 (B, tiles, 3, C)
 //
-// Weights are laid out tap by tap: column tap * C + c. C is a multiple of 32. Halves are multiplied on tensor cores into
-// float32, floats one by one; sampling is in float32. Of the next, smaller map the original reads its own level's
+// Weights are laid out tap by tap: column tap * C + c. C is a multiple of 32. Halves are multiplied on tensor cores
+// into float32, floats one by one; sampling is in float32. Of the next, smaller map the original reads its own level's
 // offsets by that map's size: the raw-memory rule.
 //
-// A block makes 128 positions and all the channels that kColumns has room for. Each of its 512 threads gathers 16 bytes
-// of one position a step, a step ahead of the product. Grid: x over tiles, y over images, z over channels of the result.
+// A block makes 128 positions and all the channels that kColumns has room for. Each of its 512 threads gathers 16
+// bytes of one position a step, a step ahead of the product. Grid: x over tiles, y over images, z over the result's
+// channels.
 
 #pragma once
 
@@ -114,7 +115,8 @@ struct Sampled {
     __device__ __forceinline__ Sample at(int position, int tap) const {
         if (position >= positions) return Sample(-2.0f, -2.0f, 0.0f, height, width);
         const int row = position / out_width, column = position - row * out_width;
-        float y = static_cast<float>(row * stride - 1 + tap / 3), x_ = static_cast<float>(column * stride - 1 + tap % 3);
+        float y = static_cast<float>(row * stride - 1 + tap / 3);
+        float x_ = static_cast<float>(column * stride - 1 + tap % 3);
         if (predicted == nullptr) {
             Sample sample(y, x_, 1.0f, height, width);
             sample.inside &= 1u;  // the other corners' weights are zero
@@ -353,7 +355,7 @@ __device__ __forceinline__ void convolve_terms(const Levels& levels, int channel
 
 #define GLIP_DYCONV_CONVOLVE(suffix, T)                                                                              \
     extern "C" __global__ void __launch_bounds__(glip::kConvolveThreads)                                             \
-        glip_dyconv_offsets_##suffix(glip::Levels levels, int channels, const T* x, const T* weight, const T* bias,   \
+        glip_dyconv_offsets_##suffix(glip::Levels levels, int channels, const T* x, const T* weight, const T* bias,  \
                                      float* predicted) {                                                             \
         glip::predict_offsets<T>(levels, channels, x, weight, bias, predicted);                                      \
     }                                                                                                                \

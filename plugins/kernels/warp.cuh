@@ -60,9 +60,9 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// sums (16, 8) += a (16, 16) * b (16, 8) of halves, by a whole warp. Lane 4 * g + t holds of a the pairs of columns from
-// 2t in rows g and g + 8, then from 2t + 8; of b the pairs of rows from 2t and 2t + 8 in column g; of the sums columns 2t
-// and 2t + 1 in rows g and g + 8 (PTX ISA, mma.m16n8k16).
+// sums (16, 8) += a (16, 16) * b (16, 8) of halves, by a whole warp. Lane 4 * g + t holds of a the pairs of columns
+// from 2t in rows g and g + 8, then from 2t + 8; of b the pairs of rows from 2t and 2t + 8 in column g; of the sums
+// columns 2t and 2t + 1 in rows g and g + 8 (PTX ISA, mma.m16n8k16).
 __device__ __forceinline__ void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #if defined(GLIP_HOST_SHIM)
     glip_host::multiply_tile(sums, a, b);
