@@ -2,72 +2,23 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from drawn_dyconv import LEVELS, LIMITS, drawn_block, drawn_features, expected_of, joined, parameters_of
 from host_kernels import HostKernels
 
-from glip_export.model.dyconv import DyConv
 from glip_export.trt.kernels import DyConvSizes, dyconv_launches, dyconv_workspace_bytes
 
-LEVELS = ((20, 30), (10, 15), (5, 8), (3, 4), (2, 2))
-LIMITS = {"float32": 1e-5, "float16": 2e-3}  # of the largest value
 
-
-def drawn_block(channels: int, groups: int, *, offset: float = 0.05, seed: int = 0) -> DyConv:
-    """A block whose every parameter counts; offset: the deviation of the offsets' weights."""
-    torch.manual_seed(seed)
-    config: Any = SimpleNamespace(channels=channels, group_norm_groups=groups)
-    block = DyConv(config).eval().requires_grad_(False)
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.1)
-    torch.nn.init.normal_(block.offset.weight, 0, offset)
-    for index, term in enumerate(block.DyConv):
-        term.bn.weight += 1
-        term.conv.bias += 3 * index  # so that a mean is not near zero
-        term.bn.eps = 1e-5 * 10**index
-    return block.half().float()  # the same numbers in both types
-
-
-def parameters_of(block: DyConv, dtype: str) -> list[np.ndarray]:
-    """As `dyconv_launches` takes them."""
-
-    def by_taps(weight: torch.Tensor) -> torch.Tensor:
-        return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
-
-    tensors = [by_taps(block.offset.weight), block.offset.bias]
-    for term in block.DyConv:
-        tensors += [by_taps(term.conv.weight), term.conv.bias, term.bn.weight, term.bn.bias]
-    tensors += [block.AttnConv[1].weight.flatten(), block.AttnConv[1].bias]
-    for layer in (block.relu.fc[0], block.relu.fc[2]):
-        tensors += [layer.weight, layer.bias]
-    return [tensor.numpy().astype(dtype) for tensor in tensors]
-
-
-def drawn_features(channels: int, levels: Any, batch: int) -> list[torch.Tensor]:
-    """Halves, of another size on each level."""
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (torch.randn(batch, channels, *size, generator=generator) * (place + 1)).half().float()
-        for place, size in enumerate(levels)
-    ]
-
-
-def joined(features: Any) -> np.ndarray:
-    """(B, N, C)."""
-    return torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], 1).numpy()
-
-
-def run(host: HostKernels, block: DyConv, features: list[torch.Tensor], dtype: str, order: int = 0) -> np.ndarray:
+def run(host: HostKernels, block: Any, features: list[Any], dtype: str, order: int = 0) -> np.ndarray:
     """(B, N, C) of the kernels, in float32."""
     levels = [tuple(feature.shape[2:]) for feature in features]
     epsilon = [term.bn.eps for term in block.DyConv]
     x = joined(features).astype(dtype)
     groups = block.DyConv[0].bn.num_groups
-    return host.dyconv(x, levels, groups, epsilon, parameters_of(block, dtype), order).astype(np.float32)  # type: ignore[arg-type]
+    return host.dyconv(x, levels, groups, epsilon, parameters_of(block, dtype), order).astype(np.float32)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
@@ -88,7 +39,7 @@ def test_a_block_is_the_models(
     host: HostKernels, dtype: str, channels: int, groups: int, levels: Any, batch: int
 ) -> None:
     block, features = drawn_block(channels, groups), drawn_features(channels, levels, batch)
-    expected = joined(block(tuple(features), None, None)[0])
+    expected = expected_of(block, features)
     found = run(host, block, features, dtype)
     assert np.abs(found - expected).max() <= LIMITS[dtype] * np.abs(expected).max()
 
@@ -103,7 +54,7 @@ def test_every_order_of_the_threads_gives_the_same_bits(host: HostKernels, dtype
 @pytest.mark.parametrize("spread", [1.0, 30.0])
 def test_samples_far_away_and_outside(host: HostKernels, spread: float) -> None:
     block, features = drawn_block(32, 8, offset=spread), drawn_features(32, LEVELS[1:4], 1)
-    expected = joined(block(tuple(features), None, None)[0])
+    expected = expected_of(block, features)
     found = run(host, block, features, "float32")
     # An offset is a sum of 288 products: of one near a border its last bits choose the corner.
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
