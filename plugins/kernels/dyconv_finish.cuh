@@ -81,6 +81,7 @@ __device__ __forceinline__ void find_coefficients(const Levels& levels, int chan
     const int terms = 1 + (level > 0 ? 1 : 0) + (level + 1 < levels.count ? 1 : 0);
     for (int c = thread; c < channels; c += threads) shifts[c] = of_level[c] = 0.0f;
 
+#pragma unroll 1
     for (int kind = 0; kind < kTerms; ++kind) {
         const Term term = find_term(levels, [=](const Term& at) { return at.level == level && at.kind == kind; });
         if (term.level != level || term.kind != kind) {  // the first level has no larger, the last no smaller one
@@ -210,6 +211,7 @@ __device__ __forceinline__ void combine_terms(const Levels& levels, int channels
     const long long before =
         static_cast<long long>(blockIdx.y) * first_of(levels, levels.count) + first_of(levels, level);
     T* const target = out + before * channels + channel;
+#pragma unroll 2
     for (int i = 0; i < kCombineRows; ++i) {
         const int position = group * of_group + i * down + row;
         if (position >= positions) return;

@@ -38,6 +38,7 @@ __device__ __forceinline__ int tiles_of(int positions) { return (positions + kTi
 // The first position of a level among all.
 __device__ __forceinline__ int first_of(const Levels& levels, int level) {
     int first = 0;
+#pragma unroll 1
     for (int l = 0; l < level; ++l) first += size_of(levels, l);
     return first;
 }
@@ -46,7 +47,9 @@ __device__ __forceinline__ int first_of(const Levels& levels, int level) {
 template <typename Found>
 __device__ __forceinline__ Term find_term(const Levels& levels, const Found& found) {
     Term term{};
+#pragma unroll 1
     for (int level = 0; level < levels.count; ++level) {
+#pragma unroll 1
         for (int kind = 0; kind < kTerms; ++kind) {
             if ((kind == kLarger && level == 0) || (kind == kSmaller && level + 1 == levels.count)) continue;
             const int from = kind == kLarger ? level - 1 : kind == kSmaller ? level + 1 : level;
@@ -83,6 +86,7 @@ __device__ __forceinline__ float share_of_mean(int at, int from, int to) {
     first = first < 0 ? 0 : first;
     last = last < to - 1 ? last : to - 1;
     float sum = 0.0f;
+#pragma unroll 1
     for (int output = first; output <= last; ++output) {
         const Between between(output, from, to);
         if (between.low == at) sum += 1.0f - between.share;

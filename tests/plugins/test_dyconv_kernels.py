@@ -86,7 +86,7 @@ def test_what_is_no_number_stays_in_its_image(host: HostKernels) -> None:
     ],
 )
 def test_sizes_that_the_kernels_do_not_take(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="DyConv kernels|does not follow"):
+    with pytest.raises(ValueError, match=r"DyConv kernels|does not follow"):
         DyConvSizes(**{"B": 1, "C": 64, "groups": 16, "levels": ((8, 8), (4, 4)), **change})
 
 
