@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu.conftest import REHEARSAL
+from plugins.drawn_dyconv import LIMITS, drawn_block, drawn_features, expected_of, joined, parameters_of
 
 from glip_export.runtime.host_nms import finish
 
@@ -59,6 +60,29 @@ def test_im2col(on_device: Callable, size: tuple[int, ...], stride: int, dtype: 
     (columns,) = on_device(launches, [x, offset, mask], [empty])
     expected = im2col(*(array.astype(np.float32) for array in (x, offset, mask)), stride)
     np.testing.assert_allclose(columns, expected, atol=2e-5 if dtype == "float32" else 5e-3)
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize(("channels", "batch", "largest"), [(64, 2, (13, 22)), (32, 1, (1, 130)), (256, 2, (100, 152))])
+def test_dyconv(on_device: Callable, channels: int, batch: int, largest: tuple[int, int], dtype: str) -> None:
+    from glip_export.trt.kernels import DyConvSizes, dyconv_launches, dyconv_workspace_bytes
+
+    if REHEARSAL and channels == 256:
+        pytest.skip("a rehearsal without a GPU")
+    levels = [largest]
+    for _ in range(4):
+        levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
+    block, features = drawn_block(channels, 16), drawn_features(channels, levels, batch)
+    expected, x = expected_of(block, features), joined(features).astype(dtype)
+    sizes = DyConvSizes(batch, channels, 16, tuple(levels))
+    workspace = np.zeros(dyconv_workspace_bytes(dtype, sizes), np.uint8)
+
+    def launches(given: list[Any], made: list[Any]) -> Any:
+        epsilon = [term.bn.eps for term in block.DyConv]
+        return dyconv_launches(dtype, sizes, epsilon, given[0], given[1:], made[0], made[1].pointer)
+
+    found, _ = on_device(launches, [x, *parameters_of(block, dtype)], [np.empty_like(x), workspace])
+    assert np.abs(found.astype(np.float32) - expected).max() <= LIMITS[dtype] * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1, 1), (257, 3), (5000, 80), (5000, 1)])
