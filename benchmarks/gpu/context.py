@@ -107,13 +107,13 @@ class Context:
             build_stand_in(bundle.path, precision or "fp16")
             return TensorRtSession(Bundle.open(bundle.path), "tensorrt", precision or "fp16", driver=driver, **words)
         if word.startswith("torch:cuda"):
-            from glip_export.runtime.torch_cuda.session import TorchCudaSession
+            from glip_export.runtime.torch_cuda.session import TorchCudaSession, options_of
 
             if self.rehearsal:
                 from runtime.torch_cuda.host_device import HostStreams
 
                 words = {**words, "driver": driver, "streams": HostStreams(driver)}
-            return TorchCudaSession(bundle, word.removeprefix("torch:cuda").removeprefix(":"), **words)
+            return TorchCudaSession(bundle, **options_of(word.removeprefix("torch:")), **words)
         if name == "onnxruntime" and precision.startswith("cuda") and words:
             from glip_export.runtime.onnxruntime_cuda_session import OnnxRuntimeCudaSession
 
@@ -121,6 +121,11 @@ class Context:
         from glip_export.runtime.backends import open_session
 
         return open_session(bundle, word)
+
+
+def is_lower(backend: str) -> bool:
+    """Whether the backend computes in half precision."""
+    return not {"fp16", "bf16"}.isdisjoint(backend.split(":"))
 
 
 def run_part(context: Context, step: str, part: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

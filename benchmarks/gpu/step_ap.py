@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from context import Context, FailedError, Part, SkippedError
+from context import Context, FailedError, Part, SkippedError, is_lower
 from models import DEMO, bundle_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ BACKENDS = (
     "torch:cuda:fp16",
     "torch:cuda:fp32",
     "torch:cuda:bf16",
+    "torch:cuda:fp16:fused",
     "onnxruntime:cuda",
     "onnxruntime:cuda:fp16",
     "stand-in:fp16",
@@ -48,7 +49,7 @@ def _measure(context: Context, backend: str) -> dict[str, Any]:
         found = evaluate(Detector(session, bundle.config, bundle.image_size), dataset)
     scores = dict(found.scores.values)
     difference = scores["AP"] - expected["AP"]
-    allowed = ALLOWED["lower" if backend.endswith(("fp16", "bf16")) else "fp32"]
+    allowed = ALLOWED["lower" if is_lower(backend) else "fp32"]
     line = f"AP {scores['AP']:.4f}, {difference:+.4f} of the CPU's, on {found.pictures} scenes in {found.seconds:.1f} s"
     facts = {
         "line": line,

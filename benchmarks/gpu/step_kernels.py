@@ -13,6 +13,8 @@ from pytest_run import run_tests
 LIMITS = {"float32": 1e-5, "float16": 2e-3}  # of the largest value
 SIZES = ((1, 1, 1, 1), (1, 3, 2, 5), (2, 8, 5, 7), (1, 32, 7, 10), (3, 17, 13, 19), (1, 64, 25, 38), (1, 256, 50, 76))
 OFFSETS = {"none": 0.0, "a pixel": 1.0, "far": 8.0, "outside": 1e4}
+BLOCKS = ((32, 1, 1, 1), (32, 2, 5, 7), (64, 1, 13, 19), (64, 2, 25, 38), (256, 1, 50, 76), (256, 2, 100, 152))
+BLOCK_OFFSETS = {"none": 0.0, "a pixel": 1.2}
 
 
 def parts(context: Context) -> list[Part]:
@@ -20,6 +22,7 @@ def parts(context: Context) -> list[Part]:
     return [
         ("tests", lambda: run_tests(context, ["tests/gpu/test_kernels.py"])),
         ("im2col", lambda: _im2col(context)),
+        ("dyconv", lambda: _dyconv(context)),
         ("nms", lambda: _nms(context)),
     ]
 
@@ -48,6 +51,33 @@ def _im2col(context: Context) -> dict[str, Any]:
     if any(max(errors.values()) > LIMITS[dtype] for dtype, errors in worst.items()):
         raise FailedError(found["line"], found)
     return found
+
+
+def _dyconv(context: Context) -> dict[str, Any]:
+    """Whole blocks against the model's own module in float64."""
+    import torch
+    from plugins.drawn_dyconv import LIMITS, drawn_block, drawn_features, expected_of, joined, parameters_of
+
+    operator = _operators(context).dyconv
+    worst: dict[str, dict[str, float]] = {}
+    for (channels, batch, height, width), (kind, spread) in product(_blocks(context), BLOCK_OFFSETS.items()):
+        levels = [(height, width)]
+        for _ in range(4):
+            levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
+        block, features = drawn_block(channels, 16, offset=spread), drawn_features(channels, levels, batch)
+        expected, epsilon = expected_of(block, features), [term.bn.eps for term in block.DyConv]
+        for dtype in LIMITS:
+            given = [joined(features).astype(dtype), *parameters_of(block, dtype)]
+            x, *parameters = (torch.from_numpy(array).to(context.device) for array in given)
+            sizes = [side for level in levels for side in level]
+            found = operator(x, sizes, parameters, 16, epsilon).float().cpu().numpy()
+            error = float(np.abs(found - expected).max() / np.abs(expected).max())
+            worst.setdefault(dtype, {})[f"{kind}, {batch} x {channels} x {height} x {width}"] = error
+    line = ", ".join(f"{dtype} {max(errors.values()):.1e}" for dtype, errors in worst.items())
+    result = {"line": f"worst error of the largest value: {line}", "worst": worst, "limits": LIMITS}
+    if any(max(errors.values()) > LIMITS[dtype] for dtype, errors in worst.items()):
+        raise FailedError(result["line"], result)
+    return result
 
 
 def _nms(context: Context) -> dict[str, Any]:
@@ -107,3 +137,7 @@ def _operators(context: Context) -> Any:
 
 def _sizes(context: Context) -> tuple[tuple[int, ...], ...]:
     return SIZES[:5] if context.rehearsal else SIZES
+
+
+def _blocks(context: Context) -> tuple[tuple[int, ...], ...]:
+    return BLOCKS[:3] if context.rehearsal else BLOCKS

@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from context import Context, FailedError, Part
+from context import Context, FailedError, Part, is_lower
 from models import DEMO, FULL, ORACLE, bundle_of, oracle
 from original import against_original
 from reference import Reference, ReferenceProcess
@@ -28,6 +28,8 @@ SMALL_BACKENDS = (
     "torch:cuda:fp32",
     "torch:cuda:fp16",
     "torch:cuda:bf16",
+    "torch:cuda:fp32:fused",
+    "torch:cuda:fp16:fused",
     "stand-in:fp32",
     "stand-in:fp16",
     "onnxruntime:cuda",
@@ -36,9 +38,8 @@ SMALL_BACKENDS = (
 BACKENDS = {  # full size: the stand-in runs torch:cuda's program, so once is enough
     DEMO: SMALL_BACKENDS,
     ORACLE: SMALL_BACKENDS,
-    FULL: ("torch:cuda:fp16", "torch:cuda:fp32", "torch:cuda:bf16", *SMALL_BACKENDS[-2:], "stand-in:fp16"),
+    FULL: (*SMALL_BACKENDS[:5], *SMALL_BACKENDS[-2:], "stand-in:fp16"),
 }
-LOWER = ("fp16", "bf16")
 NEAR_EMULATED = 0.05  # a share of detections by which two bf16 programs may differ
 RUNS = 6  # of a case: pictures take turns in two buffers, and the third run of each is launched as a CUDA graph
 
@@ -104,7 +105,7 @@ def _measure(context: Context, model: str, backend: str, wait: Callable[[], None
     precision = PrecisionReport(together(recalls), nonfinite)
     found = {**_ladder_facts(ladder), "precision": _precision_facts(precision), "differing": differing, "session": told}
     broken = [rule for compared in ladder.cases for rule in (*compared.broken, *filter(None, [compared.error]))]
-    lower, share = backend.endswith(LOWER), 0.0
+    lower, share = is_lower(backend), 0.0
     if lower:
         share = _least_share(of, model, backend)
         found["precision"]["least_share"] = share

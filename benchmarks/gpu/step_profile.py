@@ -14,6 +14,7 @@ from kernel_trace import trace
 from step_environment import _seconds as best_seconds
 
 from glip_export.graphs.contracts import pyramid_axes
+from glip_export.trt.dyconv_launches import DyConvSizes
 
 WORD = "torch:cuda:fp16"
 REPEATS = 10  # of a kernel that is timed alone, in one CUDA graph
@@ -36,6 +37,7 @@ def parts(context: Context) -> list[Part]:
     ]
     return [
         ("deform-conv", partial(_deform_conv, context, contestants)),
+        ("dyconv", partial(_dyconv, context, contestants)),
         ("nms", partial(_nms, context, contestants)),
         *stages,
     ]
@@ -83,6 +85,37 @@ def _deform_conv(context: Context, contestants: Callable[[], Contestants]) -> di
                 found[name] = _one_level(context, channels, *sizes, stride, dtype, peaks)
     whole = sum(of["im2col_us"] + of["product_us"] for name, of in found.items() if name.endswith("float16"))
     return {"line": f"P3..P7 in half, strides 1 and 2: {whole / 1000:.3f} ms", "levels": found}
+
+
+def _dyconv(context: Context, contestants: Callable[[], Contestants]) -> dict[str, Any]:
+    """A whole block in our kernels, alone, and each of the kernels."""
+    from plugins.drawn_dyconv import drawn_block, drawn_features, joined, parameters_of
+
+    contestants()
+    config = config_of(context)
+    channels, axes = config.head.channels, pyramid_axes(*picture_size(context), config.swin.is_v2)
+    groups = config.head.group_norm_groups
+    levels = [(axes[f"H{level}"], axes[f"W{level}"]) for level in range(3, 8)]
+    sizes, block = [side for level in levels for side in level], drawn_block(channels, groups)
+    epsilon = [term.bn.eps for term in block.DyConv]
+    peaks = context.result("environment", "peaks")
+    found: dict[str, Any] = {}
+    for dtype in ("float16", "float32"):
+        given = [joined(drawn_features(channels, levels, 1)).astype(dtype), *parameters_of(block, dtype)]
+        x, *parameters = (torch.from_numpy(array).to(context.device) for array in given)
+
+        def once(x: torch.Tensor = x, parameters: list[torch.Tensor] = parameters) -> None:
+            torch.ops.glip_export.dyconv(x, sizes, parameters, groups, epsilon)
+
+        with torch.inference_mode():
+            seconds = _seconds_alone(context, once)
+            kernels = trace(once, context.device)
+        flop = 2 * 9 * channels * (channels * DyConvSizes(1, channels, groups, tuple(levels)).rows + 27 * x.shape[1])
+        found[dtype] = {"us": 1e6 * seconds, "tflops": flop / seconds / 1e12, "kernels": kernels["top"]}
+        if peaks is not None:
+            found[dtype]["share_of_peak"] = found[dtype]["tflops"] / peaks["matmul_tflops"][dtype]
+    line = ", ".join(f"{dtype} {of['us']:.0f} us" for dtype, of in found.items())
+    return {"line": f"a block at full size: {line}", "levels": levels, "types": found}
 
 
 def _one_level(

@@ -18,6 +18,7 @@ WORKLOADS = ((1, "4 names"), (1, "COCO"), (8, "COCO"), (8, "4 names"), (3, "COCO
 ROUNDS, SECONDS = 30, 12.0  # of one workload
 BACKENDS = (
     ("torch:cuda fp16", "torch:cuda:fp16", {}),
+    ("torch:cuda fp16, fused", "torch:cuda:fp16", {"fused": True}),
     ("torch:cuda fp16, no CUDA graphs", "torch:cuda:fp16", {"cuda_graphs": 0}),
     ("torch:cuda bf16", "torch:cuda:bf16", {}),
     ("torch:cuda fp32", "torch:cuda:fp32", {}),
