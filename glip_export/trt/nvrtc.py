@@ -19,7 +19,7 @@ _ELF = b"\x7fELF"
 
 
 def compile_cubin(compute_capability: tuple[int, int]) -> bytes:
-    """The kernels for one compute capability, (8, 9) for example: from the cache, else compiled, in under a second.
+    """The kernels for one compute capability, (8, 9) for example: from the cache, else compiled, in some seconds.
 
     The cache is glip-export/kernels in $XDG_CACHE_HOME or ~/.cache; where it cannot be written, nothing is kept.
     Raises BackendError if NVRTC or CUDA's headers are not installed, or if NVRTC does not know the device.
