@@ -113,7 +113,7 @@ class Context:
                 from runtime.torch_cuda.host_device import HostStreams
 
                 words = {**words, "driver": driver, "streams": HostStreams(driver)}
-            return TorchCudaSession(bundle, **options_of(word.removeprefix("torch:")), **words)
+            return TorchCudaSession(bundle, **options_of(word.removeprefix("torch:cuda").removeprefix(":")), **words)
         if name == "onnxruntime" and precision.startswith("cuda") and words:
             from glip_export.runtime.onnxruntime_cuda_session import OnnxRuntimeCudaSession
 

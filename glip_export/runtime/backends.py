@@ -92,13 +92,9 @@ class _Backend:
 def _open_torch(bundle: Bundle, threads: int | None, weights: Path | None, precision: str) -> Session:
     device, _, precision = precision.partition(":")
     if device == "cuda":
-        from glip_export.runtime.torch_cuda.session import TorchCudaSession
+        from glip_export.runtime.torch_cuda.session import TorchCudaSession, options_of
 
-        if precision == "compiled":
-            return TorchCudaSession(bundle, compiler="inductor")
-        if precision.endswith("fused"):
-            return TorchCudaSession(bundle, precision.removesuffix("fused").removesuffix(":"), fused=True)
-        return TorchCudaSession(bundle, precision)
+        return TorchCudaSession(bundle, **options_of(precision))
     from glip_export.runtime.torch_session import TorchSession, load_reference
 
     return TorchSession(load_reference(bundle, weights), threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,8 @@ class Levels(ctypes.Structure):
 class DyConvSizes:
     """B images, C channels in `groups` of GroupNorm, levels (H, W) from the largest to the smallest.
 
-    Raises ValueError for sizes that the kernels do not take: C is a multiple of 32 and of groups and at most 1024, there
-    are one to six levels, and each is half as high and wide as the one before, rounded up.
+    Raises ValueError for sizes that the kernels do not take: C is a multiple of 32 and of groups and at most 1024,
+    there are one to six levels, and each is half as high and wide as the one before, rounded up.
     """
 
     B: int
@@ -83,7 +84,7 @@ class DyConvSizes:
         return sizes
 
     def parts(self, dtype: npt.DTypeLike) -> list[tuple[np.dtype, int]]:
-        """The workspace's parts, type and number of values: what is predicted, the results, statistics, coefficients."""
+        """The workspace's parts, type and number of values: predictions, results, statistics, coefficients."""
         single = np.dtype(np.float32)
         return [
             (single, self.B * self.positions * PREDICTED),
@@ -91,6 +92,13 @@ class DyConvSizes:
             (single, self.B * self.tiles * STATISTICS * self.C),
             (single, self.B * len(self.levels) * COEFFICIENTS * self.C),
         ]
+
+
+def parameter_shapes(C: int) -> list[tuple[int, ...]]:
+    """Of the parameters that `dyconv_launches` takes, in their order."""
+    convolution = [(C, 9 * C), (C,), (C,), (C,)]  # with its norm
+    lines = [(C // 4, C), (C // 4,), (4 * C, C // 4), (4 * C,)]
+    return [(PREDICTED, 9 * C), (PREDICTED,), *convolution * 3, (C,), (1,), *lines]
 
 
 def dyconv_workspace_bytes(dtype: npt.DTypeLike, sizes: DyConvSizes) -> int:
@@ -107,7 +115,7 @@ def dyconv_launches(
     out_ptr: Memory,
     workspace_ptr: Memory,
 ) -> list[Launch]:
-    """x (B, N, C) -> out (B, N, C): every level from itself and its neighbours, all levels' positions behind one another.
+    """x (B, N, C) -> out (B, N, C): every level from itself and its neighbours, all levels behind one another.
 
     dtype: float32 or float16, of x, out and the parameters: the offsets' weight (27, 9 * C) and bias; of DyConv 0, 1
     and 2 weight (C, 9 * C), bias, GroupNorm's weight and bias; the attention's weight (C) and bias (1); DyReLU's layers
@@ -123,7 +131,7 @@ def dyconv_launches(
     suffix = DTYPES[dtype]
     x = checked_pointer("x", x_ptr, dtype, B * sizes.positions * C, _ALIGNED)
     out = checked_pointer("out", out_ptr, dtype, B * sizes.positions * C, _ALIGNED, written=True)
-    counts = _parameter_counts(C)
+    counts = list(map(prod, parameter_shapes(C)))
     if len(parameter_ptrs) != len(counts):
         raise ValueError(f"{len(parameter_ptrs)} parameters were given, and {len(counts)} are taken")
     parameters = [
@@ -189,11 +197,6 @@ def dyconv_launches(
             (levels, channels, terms, coefficients, out),
         ),
     ]
-
-
-def _parameter_counts(C: int) -> list[int]:
-    convolution = [9 * C * C, C, C, C]
-    return [PREDICTED * 9 * C, PREDICTED, *convolution * 3, C, 1, C * C // 4, C // 4, C * C, 4 * C]
 
 
 def _convolve_shared_bytes(columns: int) -> int:

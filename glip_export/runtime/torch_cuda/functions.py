@@ -60,10 +60,15 @@ def take(x: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
 
 
 def dyconv(levels: int, groups: int, epsilon: list[float], *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """A DyConv block; tensors: the levels' features, then the parameters."""
-    features, parameters = list(tensors[:levels]), list(tensors[levels:])
-    made: list[torch.Tensor] = torch.ops.glip_export.dyconv.default(features, parameters, groups, epsilon)
-    return made
+    """A DyConv block; tensors: the levels' features (B, C, H, W), then the parameters. Gives views of one tensor."""
+    features, parameters = tensors[:levels], list(tensors[levels:])
+    x = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)  # (B, N, C)
+    sides = [side for feature in features for side in feature.shape[2:]]
+    made = torch.ops.glip_export.dyconv.default(x, sides, parameters, groups, epsilon)
+    parts = torch.split(made, [feature.shape[2] * feature.shape[3] for feature in features], dim=1)
+    return [
+        part.unflatten(1, feature.shape[2:]).permute(0, 3, 1, 2) for part, feature in zip(parts, features, strict=True)
+    ]
 
 
 def full(shape: list[int], value: Any, dtype: torch.dtype) -> torch.Tensor:

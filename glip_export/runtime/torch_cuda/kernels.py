@@ -15,7 +15,7 @@ from glip_export.addresses import in_stream_order
 from glip_export.trt.kernels import KernelModule
 from glip_export.trt.launches import Launch, im2col_launches, nms_launches, nms_workspace_bytes
 
-_NUMPY = {torch.float32: "float32", torch.float16: "float16"}
+NUMPY_DTYPES = {torch.float32: "float32", torch.float16: "float16"}
 
 
 @torch.library.custom_op("glip_export::deform_im2col", mutates_args=(), device_types="cuda")
@@ -24,14 +24,14 @@ def deform_im2col(x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, str
 
     3x3, padding 1; all float32 or all float16; positions are computed in float32. Raises ValueError for another type.
     """
-    if x.dtype not in _NUMPY:
+    if x.dtype not in NUMPY_DTYPES:
         raise ValueError(f"the deformable im2col takes float32 or float16, not {x.dtype}")
     x, offset, mask = x.contiguous(), offset.contiguous(), mask.contiguous()
     columns = _empty_columns(x, offset, mask, stride)
     (batch, channels, height, width), (out_height, out_width) = x.shape, offset.shape[2:]
     sizes = (batch, channels, height, width, out_height, out_width, stride)
     pointers = [in_stream_order(tensor) for tensor in (x, offset, mask, columns)]
-    _launch(im2col_launches(_NUMPY[x.dtype], *sizes, *pointers), x)
+    put_on_stream(im2col_launches(NUMPY_DTYPES[x.dtype], *sizes, *pointers), x)
     return columns
 
 
@@ -57,7 +57,7 @@ def nms(
     found = _empty_detections(boxes, scores, labels, iou_threshold, max_detections)
     workspace = boxes.new_empty(nms_workspace_bytes(batch, candidates, max_detections), dtype=torch.uint8)
     pointers = [in_stream_order(tensor) for tensor in (boxes, scores, labels, *found, workspace)]
-    _launch(nms_launches(batch, candidates, max_detections, iou_threshold, *pointers), boxes)
+    put_on_stream(nms_launches(batch, candidates, max_detections, iou_threshold, *pointers), boxes)
     return found
 
 
@@ -74,6 +74,7 @@ def _empty_detections(
     )
 
 
-def _launch(launches: Sequence[Launch], on: torch.Tensor) -> None:
+def put_on_stream(launches: Sequence[Launch], on: torch.Tensor) -> None:
+    """Puts the launches on PyTorch's current stream of the tensor's device."""
     with torch.cuda.device(on.device):
         KernelModule.current().launch(launches, torch.cuda.current_stream(on.device).cuda_stream)

@@ -75,6 +75,14 @@ class TorchCudaSession(DeviceSession):
         return lower(convert(model, spec, self.precision), spec, bundle.config)
 
 
+def options_of(words: str) -> dict[str, Any]:
+    """TorchCudaSession's keywords for what stands behind "torch:cuda:" in a backend's name, such as "fp32:fused"."""
+    if words == "compiled":
+        return {"compiler": "inductor"}
+    precision, _, last = words.rpartition(":")
+    return {"precision": precision, "fused": True} if last == "fused" else {"precision": words}
+
+
 def _driver(device: int | None) -> CudaDriver:
     if not torch.cuda.is_available():
         raise BackendError(

@@ -13,7 +13,7 @@ from runtime.cuda.fake_driver import FakeDriver
 
 from glip_export.bundle import Bundle
 from glip_export.runtime.cuda.graphs import Captured
-from glip_export.runtime.torch_cuda import kernels
+from glip_export.runtime.torch_cuda import dyconv, kernels
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
 
 
@@ -45,7 +45,7 @@ def open_on_host(bundle: Bundle, host: HostKernels, precision: str = "fp32", **w
 
 @lru_cache(maxsize=1)
 def use_host_kernels(host: HostKernels) -> None:
-    """Once a process: our two operators for tensors on the CPU."""
+    """Once a process: our operators for tensors on the CPU."""
 
     @kernels.deform_im2col.register_kernel("cpu")
     def _(x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, stride: int) -> torch.Tensor:
@@ -58,3 +58,18 @@ def use_host_kernels(host: HostKernels) -> None:
     ) -> tuple[torch.Tensor, ...]:
         arrays = (tensor.contiguous().numpy() for tensor in (boxes, scores, labels))
         return tuple(map(torch.from_numpy, map(np.ascontiguousarray, host.nms(*arrays, iou_threshold, max_detections))))
+
+    use_host_dyconv(host)
+
+
+def use_host_dyconv(host: HostKernels) -> None:
+    """From now on in this process a whole DyConv block is the kernels', for tensors on the CPU."""
+
+    @dyconv.dyconv.register_kernel("cpu")
+    def _(
+        x: torch.Tensor, sides: list[int], parameters: list[torch.Tensor], groups: int, epsilon: list[float]
+    ) -> torch.Tensor:
+        dyconv.checked_sizes(x, sides, parameters, groups, epsilon)
+        levels = list(zip(sides[::2], sides[1::2], strict=True))
+        arrays = [tensor.contiguous().numpy() for tensor in (x, *parameters)]
+        return torch.from_numpy(np.ascontiguousarray(host.dyconv(arrays[0], levels, groups, epsilon, arrays[1:])))

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from glip_export.model.dyconv import h_sigmoid, reread
 from glip_export.model.graph_ops import modulated_deform_conv
-from glip_export.runtime.torch_cuda.dyconv import check_arguments, dyconv
+from glip_export.runtime.torch_cuda.dyconv import checked_sizes, dyconv
 
 
 def use_plain_dyconv() -> None:
@@ -16,11 +16,18 @@ def use_plain_dyconv() -> None:
 
 
 def plain_dyconv(
-    features: list[torch.Tensor], parameters: list[torch.Tensor], groups: int, epsilon: list[float]
-) -> list[torch.Tensor]:
-    """`glip_export.runtime.torch_cuda.dyconv.dyconv`, on any device: in float64, rounded to the features' type last."""
-    check_arguments(features, parameters, groups, epsilon)
-    maps, given = ([tensor.double() for tensor in tensors] for tensors in (features, parameters))
+    x: torch.Tensor, sides: list[int], parameters: list[torch.Tensor], groups: int, epsilon: list[float]
+) -> torch.Tensor:
+    """`glip_export.runtime.torch_cuda.dyconv.dyconv`, on any device: in float64, rounded to x's type last."""
+    levels = checked_sizes(x, sides, parameters, groups, epsilon).levels
+    parts = torch.split(x.double(), [height * width for height, width in levels], dim=1)
+    maps = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, levels, strict=True)]
+    made = _maps(maps, [parameter.double() for parameter in parameters], groups, epsilon)
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in made], dim=1).to(x.dtype)
+
+
+def _maps(maps: list[torch.Tensor], given: list[torch.Tensor], groups: int, epsilon: list[float]) -> list[torch.Tensor]:
+    """Each level's, (B, C, H, W)."""
     offset_weight, offset_bias, *given = given
     convolutions, (attention, attention_bias, *lines) = [given[i : i + 4] for i in (0, 4, 8)], given[12:]
 
@@ -43,7 +50,7 @@ def plain_dyconv(
             terms.append(F.interpolate(small, size=x.shape[2:], mode="bilinear", align_corners=True))
         weights = [h_sigmoid(torch.relu(y.mean((2, 3)) @ attention + attention_bias)) for y in terms]  # (B,) each
         mean = sum(weight[:, None, None, None] * y for weight, y in zip(weights, terms, strict=True)) / len(terms)
-        made.append(dynamic_relu(mean, lines).to(features[0].dtype, memory_format=torch.channels_last))
+        made.append(dynamic_relu(mean, lines))
     return made
 
 

@@ -1,8 +1,8 @@
-"""torch:cuda with whole DyConv blocks in one operator each, which PyTorch's own operations stand for here."""
+"""torch:cuda with whole DyConv blocks in one operator each; for most tests PyTorch's own operations stand for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx_ir.passes import common
 from plugins.host_kernels import HostKernels
-from runtime.torch_cuda.host_device import open_on_host, use_host_kernels
+from runtime.torch_cuda.host_device import open_on_host, use_host_dyconv, use_host_kernels
 from runtime.torch_cuda.plain_dyconv import plain_dyconv, use_plain_dyconv
 
 from glip_export.bundle import Bundle
@@ -30,18 +30,29 @@ from glip_export.parity.precision_check import compare_detections
 from glip_export.parity.recall import together
 from glip_export.parity.run import broken_rules, run
 from glip_export.runtime.backends import open_session
-from glip_export.runtime.torch_cuda import dyconv, session
+from glip_export.runtime.torch_cuda import dyconv, functions, session
 from glip_export.runtime.torch_cuda.program import Program
+from glip_export.trt.dyconv_launches import parameter_shapes
 from glip_export.trt.lowering import lower
 
 CHANNELS, GROUPS, EPSILON = 32, 8, [1e-5, 1e-3, 1e-4]
 SIZES = ((12, 18), (6, 9), (3, 5), (2, 3), (1, 2))
-Drawn = tuple[list[torch.Tensor], list[torch.Tensor], int, list[float]]
+SIDES = [side for size in SIZES for side in size]
+Drawn = tuple[torch.Tensor, list[int], list[torch.Tensor], int, list[float]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def stand_in(host: HostKernels) -> None:
+def stand_in(host: HostKernels) -> Iterator[None]:
     use_host_kernels(host)
+    use_plain_dyconv()
+    yield
+    use_host_dyconv(host)
+
+
+@pytest.fixture
+def kernels(host: HostKernels) -> Iterator[None]:
+    use_host_dyconv(host)
+    yield
     use_plain_dyconv()
 
 
@@ -58,8 +69,12 @@ def drawn(dtype: torch.dtype = torch.float32, batch: int = 2) -> Drawn:
         scale = 1.0 if len(shape) != 2 else 2 * shape[1] ** -0.5
         return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
-    features = [draw(batch, CHANNELS, *size) for size in SIZES]
-    return features, [draw(*shape) for shape in dyconv._parameter_shapes(CHANNELS)], GROUPS, EPSILON
+    x = draw(batch, sum(height * width for height, width in SIZES), CHANNELS)
+    return x, SIDES, [draw(*shape) for shape in parameter_shapes(CHANNELS)], GROUPS, EPSILON
+
+
+def joined(features: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
 
 
 def blocks_of(bundle: Bundle) -> list[DyConvModule]:
@@ -85,9 +100,15 @@ def test_the_plain_form_is_the_models_block(bundle: Bundle, tiny_model: Glip) ->
             expected, _ = module(tuple(features), torch.empty(0), torch.empty(0))
         parameters = [torch.from_numpy(array.copy()) for array in parameters_of(block).values()]
         epsilon = [convolution.epsilon for convolution in block.convolutions]
-        made = plain_dyconv(features, parameters, block.convolutions[0].groups, epsilon)
-        for one, other in zip(made, expected, strict=True):
-            close(one.numpy(), other.numpy(), 1e-4)
+        made = plain_dyconv(joined(features), SIDES, parameters, block.convolutions[0].groups, epsilon)
+        close(made.numpy(), joined(expected).numpy(), 1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3)])
+def test_the_kernels_are_the_plain_form(kernels: None, dtype: torch.dtype, tolerance: float) -> None:
+    arguments = drawn(dtype)
+    made, expected = dyconv.dyconv(*arguments), plain_dyconv(*arguments)
+    close(made.float().numpy(), expected.float().numpy(), tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -95,45 +116,46 @@ def test_shapes_and_order_are_known_without_running(dtype: torch.dtype) -> None:
     arguments = drawn(dtype)
     torch.library.opcheck(dyconv.dyconv, arguments, test_utils=("test_schema", "test_faketensor"))
     for made in (dyconv.dyconv(*arguments), dyconv._empty_maps(*arguments)):
-        for level, feature in zip(made, arguments[0], strict=True):
-            assert (level.shape, level.dtype) == (feature.shape, dtype)
-            assert level.is_contiguous(memory_format=torch.channels_last)
+        assert (made.shape, made.dtype) == (arguments[0].shape, dtype) and made.is_contiguous()
 
 
-def test_launches_get_channels_last_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And give it back as maps of channels."""
-
-    def launch(maps: Any, parameters: Any, groups: int, epsilon: Any, outputs: Any) -> None:
-        made = plain_dyconv([level.permute(0, 3, 1, 2) for level in maps], parameters, groups, epsilon)
-        for level, output, result in zip(maps, outputs, made, strict=True):
-            assert level.is_contiguous() and output.is_contiguous() and output.shape == level.shape
-            output.copy_(result.permute(0, 2, 3, 1))
-
-    monkeypatch.setattr(dyconv, "_launch_dyconv", launch)
-    arguments = drawn()
-    made, expected = dyconv.dyconv._init_fn(*arguments), plain_dyconv(*arguments)
-    for one, other in zip(made, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-        assert one.stride() == other.stride()
+def test_a_nodes_maps_are_views(bundle: Bundle) -> None:
+    """Channels last: what reads them as (B, N, C) copies nothing."""
+    x, sides, parameters, groups, epsilon = drawn()
+    parts = torch.split(x, [height * width for height, width in SIZES], dim=1)
+    features = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, SIZES, strict=True)]
+    made = functions.dyconv(len(SIZES), groups, epsilon, *features, *parameters)
+    assert [level.shape for level in made] == [feature.shape for feature in features]
+    assert {level.untyped_storage().data_ptr() for level in made} == {made[0].untyped_storage().data_ptr()}
+    torch.testing.assert_close(joined(made), plain_dyconv(x, sides, parameters, groups, epsilon), rtol=0, atol=0)
 
 
-def narrower(features: list, parameters: list, groups: int, epsilon: list) -> tuple:
-    return [x[:, :16] for x in features], parameters, groups, epsilon
+def test_launches_go_on_the_tensors_stream(monkeypatch: pytest.MonkeyPatch, host: HostKernels) -> None:
+    """The operator as on a GPU, with addresses of tensors that are not contiguous."""
+
+    def put(launches: Any, on: torch.Tensor) -> None:
+        assert [host.launch(launch) for launch in launches] == [0] * 4
+
+    monkeypatch.setattr(dyconv, "put_on_stream", put)
+    x, sides, parameters, groups, epsilon = drawn()
+    strided = x.transpose(0, 1).contiguous().transpose(0, 1)
+    made = dyconv.dyconv._init_fn(strided, sides, parameters, groups, epsilon)
+    close(made.numpy(), plain_dyconv(x, sides, parameters, groups, epsilon).numpy(), 1e-5)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f, p, g, e: ([], p, g, e), "of four axes each"),
-        (lambda f, p, g, e: ([x.double() for x in f], p, g, e), "float32 or float16, not torch.float64"),
-        (lambda f, p, g, e: (f, [p[0].half(), *p[1:]], g, e), "torch.float16 on cpu beside torch.float32"),
-        (lambda f, p, g, e: ([*f[:4], f[4][:1]], p, g, e), "differ in pictures or channels"),
-        (lambda f, p, g, e: (f[::-1], p, g, e), "larger than the one before"),
-        (narrower, "16 channels in 8 groups with 3 epsilons"),
-        (lambda f, p, g, e: (f, p, 5, e), "32 channels in 5 groups"),
-        (lambda f, p, g, e: (f, p, g, e[:2]), "with 2 epsilons"),
-        (lambda f, p, g, e: (f, p[:-1], g, e), "the parameters of a DyConv block are"),
-        (lambda f, p, g, e: (f, [p[0].T, *p[1:]], g, e), "the parameters of a DyConv block are"),
+        (lambda x, s, p, g, e: (x.double(), s, p, g, e), "float32 or float16, not torch.float64"),
+        (lambda x, s, p, g, e: (x, s, [p[0].half(), *p[1:]], g, e), "torch.float16 on cpu beside torch.float32"),
+        (lambda x, s, p, g, e: (x[:, 1:], s, p, g, e), "is not .B, N, C. with the positions of the levels"),
+        (lambda x, s, p, g, e: (x[0], s, p, g, e), "is not .B, N, C. with the positions of the levels"),
+        (lambda x, s, p, g, e: (x, s[8:] + s[2:8] + s[:2], p, g, e), "a level of .* does not follow on one of"),
+        (lambda x, s, p, g, e: (x[..., :16], s, p, g, e), "16 channels in 8 groups"),
+        (lambda x, s, p, g, e: (x, s, p, 5, e), "32 channels in 5 groups"),
+        (lambda x, s, p, g, e: (x, s, p, g, e[:2]), "three norms, and 2 epsilons"),
+        (lambda x, s, p, g, e: (x, s, p[:-1], g, e), "the parameters of a DyConv block are"),
+        (lambda x, s, p, g, e: (x, s, [p[0].T, *p[1:]], g, e), "the parameters of a DyConv block are"),
     ],
 )
 def test_arguments_that_no_kernel_may_see(change: Callable[..., Any], words: str) -> None:
@@ -190,6 +212,11 @@ def cases(bundle: Bundle) -> list[Case]:
     return built_in_cases(bundle.config)
 
 
+def test_the_session_on_our_kernels(kernels: None, bundle: Bundle, host: HostKernels, cases: list[Case]) -> None:
+    plain, fused = open_on_host(bundle, host), open_on_host(bundle, host, fused=True)
+    assert climb(plain, fused, bundle.config, cases[:1]).failures() == []
+
+
 def test_the_session_equals_the_one_that_is_not_fused(bundle: Bundle, host: HostKernels, cases: list[Case]) -> None:
     plain, fused = open_on_host(bundle, host), open_on_host(bundle, host, fused=True)
     assert (plain.name, fused.name) == ("torch:cuda:fp32", "torch:cuda:fp32:fused")
@@ -230,11 +257,20 @@ def test_what_has_no_kernel_is_refused(bundle: Bundle, host: HostKernels, monkey
         open_on_host(bundle, host, fused=True)
 
 
-@pytest.mark.parametrize(("word", "precision"), [("torch:cuda:fused", ""), ("torch:cuda:fp32:fused", "fp32")])
-def test_its_words(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, word: str, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "options"),
+    [
+        ("torch:cuda", {"precision": ""}),
+        ("torch:cuda:bf16", {"precision": "bf16"}),
+        ("torch:cuda:compiled", {"compiler": "inductor"}),
+        ("torch:cuda:fused", {"precision": "", "fused": True}),
+        ("torch:cuda:fp32:fused", {"precision": "fp32", "fused": True}),
+    ],
+)
+def test_its_words(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, word: str, options: dict[str, Any]) -> None:
     calls = []
     monkeypatch.setattr(session, "TorchCudaSession", lambda *given, **words: calls.append((given, words)))
     open_session(bundle, word)
-    assert calls == [((bundle, precision), {"fused": True})]
+    assert calls == [((bundle,), options)]
     with pytest.raises(BackendError, match="no backend 'torch:cuda:bf16:fused'"):
         open_session(bundle, "torch:cuda:bf16:fused")
