@@ -54,7 +54,8 @@ def test_every_row_runs_or_says_why_not(context: Context) -> None:
     timed = {name for name, facts in rows.items() if "total_ms" in facts}
     assert timed >= {
         "published, fp32", "published, TF32", "published, fp16 autocast", "folded, fp32", "folded, fp16 autocast",
-        "torch:cuda fp16", "torch:cuda fp16, fused", "torch:cuda fp16, no CUDA graphs", "torch:cuda bf16", "torch:cuda fp32",
+        "torch:cuda fp16", "torch:cuda fp16, fused", "torch:cuda fp16, no CUDA graphs", "torch:cuda bf16",
+        "torch:cuda fp32",
         "Grounding DINO-T, fp32", "Grounding DINO-T, fp16 autocast",
     }  # fmt: skip
     for name in rows.keys() - timed:

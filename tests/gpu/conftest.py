@@ -165,14 +165,17 @@ def open_bundle(engine_bundle: Path) -> Callable[[], Bundle]:
 def open_session(
     engines: Callable[..., Any], open_bundle: Callable[[], Bundle], library: str, driver: Driver
 ) -> Iterator[Callable[..., DeviceSession]]:
-    """open_session("fp16", stream=...) is a session on engines built when needed, closed after the test."""
+    """open_session("fp16", forms, stream=...) is a session on engines built when needed, closed after the test.
+
+    forms: words of the engines' build, or of torch:cuda's session.
+    """
     opened: list[DeviceSession] = []
 
-    def open_it(precision: str = "fp32", forms: dict[str, str] | None = None, **words: Any) -> DeviceSession:
+    def open_it(precision: str = "fp32", forms: dict[str, Any] | None = None, **words: Any) -> DeviceSession:
         if REHEARSAL:
             words["driver"] = driver
         if library == TORCH:
-            opened.append(_open_torch(open_bundle(), precision, **words))
+            opened.append(_open_torch(open_bundle(), precision, **(forms or {}), **words))
         else:
             from glip_export.runtime.tensorrt_session import TensorRtSession
 
