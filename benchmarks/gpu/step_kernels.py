@@ -130,7 +130,7 @@ def _candidates(context: Context) -> Iterator[tuple[str, tuple[np.ndarray, ...],
 def _operators(context: Context) -> Any:
     import torch
 
-    from glip_export.runtime.torch_cuda import kernels  # noqa: F401  registers them
+    from glip_export.runtime.torch_cuda import dyconv, kernels  # noqa: F401  register them
 
     if context.rehearsal:
         fake_driver()

@@ -14,6 +14,7 @@ from kernel_trace import trace
 from step_environment import _seconds as best_seconds
 
 from glip_export.graphs.contracts import pyramid_axes
+from glip_export.runtime.torch_cuda import dyconv, kernels  # noqa: F401  register our operators
 from glip_export.trt.dyconv_launches import DyConvSizes
 
 WORD = "torch:cuda:fp16"

@@ -31,6 +31,9 @@ class Levels(ctypes.Structure):
 
     _fields_ = (
         ("count", ctypes.c_int32),
+        ("positions", ctypes.c_int32),
+        ("rows", ctypes.c_int32),
+        ("tiles", ctypes.c_int32),
         ("height", ctypes.c_int32 * MAX_LEVELS),
         ("width", ctypes.c_int32 * MAX_LEVELS),
     )
@@ -57,7 +60,7 @@ class DyConvSizes:
         for (height, width), smaller in zip(self.levels, self.levels[1:], strict=False):
             if smaller != (up(height, 2), up(width, 2)):
                 raise ValueError(f"a level of {smaller} does not follow on one of {(height, width)}")
-        if self.rows * PREDICTED > MAX_COUNT or not 0 <= self.B <= MAX_GRID:
+        if self.rows * self.C > MAX_COUNT or not 0 <= self.B <= MAX_GRID:
             raise ValueError(f"too large for the DyConv kernels: {self.B} images of {self.levels}")
 
     @property
@@ -139,7 +142,7 @@ def dyconv_launches(
         for place, (memory, count) in enumerate(zip(parameter_ptrs, counts, strict=True))
     ]
     predicted, terms, statistics, coefficients = _workspace(dtype, sizes, workspace_ptr)
-    levels = Levels(len(sizes.levels))
+    levels = Levels(len(sizes.levels), sizes.positions, sizes.rows, sizes.tiles)
     for place, (height, width) in enumerate(sizes.levels):
         levels.height[place], levels.width[place] = height, width
 

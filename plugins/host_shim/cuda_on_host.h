@@ -49,6 +49,7 @@ void barrier();
 unsigned char* dynamic_shared();
 
 // Of a warp's threads: see plugins/kernels/warp.cuh. All 32 call it.
+void load_matrices(unsigned (&pairs)[4], const void* row);
 void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
 float exchange(float value, int lane_bits);
 

@@ -52,6 +52,7 @@ struct Fiber {
 // What the lanes of a warp show each other. Two take turns: no lane is at the next but one before all have read.
 struct Meeting {
     float a[kWarp][8], b[kWarp][4], value[kWarp];
+    const void* row[kWarp];
 };
 
 jmp_buf scheduler;
@@ -192,6 +193,15 @@ void finish_copies() {
 float exchange(float value, int lane_bits) {
     const unsigned other = current->lane ^ static_cast<unsigned>(lane_bits);
     return meet([value](Meeting& meeting, unsigned lane) { meeting.value[lane] = value; }).value[other];
+}
+
+void load_matrices(unsigned (&pairs)[4], const void* row) {
+    const unsigned lane = current->lane;
+    const Meeting& meeting = meet([row](Meeting& shown, unsigned own) { shown.row[own] = row; });
+    for (unsigned i = 0; i < 4; ++i) {
+        const auto* const from = static_cast<const unsigned char*>(meeting.row[8 * i + lane / 4]);
+        std::memcpy(&pairs[i], from + lane % 4 * sizeof(unsigned), sizeof(unsigned));
+    }
 }
 
 void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {

@@ -48,6 +48,20 @@ extern "C" void glip_missing_barrier(int* out) {
     out[threadIdx.x] = values[(threadIdx.x + 1) % blockDim.x];
 }
 
+// Reads what it copies to shared memory before it has waited, and after.
+extern "C" void glip_missing_wait(const int* in, int* out) {
+    __shared__ glip::Bytes16 place;
+    glip::copy_async(&place, in);
+    out[0] = glip::load_as<int>(&place);
+    glip::wait_for_copies();
+    out[1] = glip::load_as<int>(&place);
+}
+
+// A shuffle that half of a warp's lanes skip.
+extern "C" void glip_missed_shuffle(int* out) {
+    if (threadIdx.x % 2 == 0) out[threadIdx.x] = static_cast<int>(glip::sum_over<31>(1.0f));
+}
+
 const std::vector<Kernel>& kernels() {
     static const std::vector<Kernel> all = {
         GLIP_KERNEL(glip_deform_im2col_f32), GLIP_KERNEL(glip_deform_im2col_f32_pair),
@@ -58,6 +72,7 @@ const std::vector<Kernel>& kernels() {
         GLIP_KERNEL(glip_dyconv_combine_f32),      GLIP_KERNEL(glip_dyconv_combine_f16),
         GLIP_KERNEL(glip_nms_rank),          GLIP_KERNEL(glip_nms_select),
         GLIP_KERNEL(glip_missed_barrier),    GLIP_KERNEL(glip_missing_barrier),
+        GLIP_KERNEL(glip_missing_wait),      GLIP_KERNEL(glip_missed_shuffle),
     };
     return all;
 }

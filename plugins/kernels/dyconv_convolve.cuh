@@ -58,26 +58,26 @@ struct Product {
 
     // One step: 32 halves of each row of samples and weights.
     __device__ __forceinline__ void add(const unsigned char* samples, const unsigned char* weights, __half) {
-        const int lane = static_cast<int>(threadIdx.x) % 32, across = lane % 4 * 4;
-        const unsigned char* const a = samples + first_row * kRowBytes + across;
-        const unsigned char* const b = weights + (first_column / 8 * 8 + lane / 4) * kRowBytes + across;
+        const int lane = static_cast<int>(threadIdx.x) % 32, warp_row = first_row - lane / 4;
+        const int warp_column = first_column - lane % 4 * 2;
+        // Matrices of a: rows 0 to 7 and 8 to 15 of 8 columns, then of the next 8; of b: 8 columns' two halves each.
+        const unsigned char* const a = samples + (warp_row + lane % 16) * kRowBytes + lane / 16 * 16;
+        const unsigned char* const b =
+            weights + (warp_column + lane / 16 * 8 + lane % 8) * kRowBytes + lane / 8 % 2 * 16;
 #pragma unroll
         for (int k = 0; k < kStepBytes; k += 32) {
             unsigned left[kRows][4];
 #pragma unroll
-            for (int i = 0; i < kRows; ++i) {
-                const unsigned char* const at = a + i * 16 * kRowBytes + k;
-                left[i][0] = load_as<unsigned>(at);
-                left[i][1] = load_as<unsigned>(at + 8 * kRowBytes);
-                left[i][2] = load_as<unsigned>(at + 16);
-                left[i][3] = load_as<unsigned>(at + 8 * kRowBytes + 16);
-            }
+            for (int i = 0; i < kRows; ++i) load_matrices(left[i], a + i * 16 * kRowBytes + k);
 #pragma unroll
-            for (int j = 0; j < kPairs; ++j) {
-                const unsigned char* const at = b + j * 8 * kRowBytes + k;
-                const unsigned right[2] = {load_as<unsigned>(at), load_as<unsigned>(at + 16)};
+            for (int j = 0; j < kPairs; j += 2) {
+                unsigned right[4];
+                load_matrices(right, b + j * 8 * kRowBytes + k);
 #pragma unroll
-                for (int i = 0; i < kRows; ++i) multiply_tile(sums[i][j], left[i], right);
+                for (int i = 0; i < kRows; ++i) {
+                    multiply_tile(sums[i][j], left[i], {right[0], right[1]});
+                    multiply_tile(sums[i][j + 1], left[i], {right[2], right[3]});
+                }
             }
         }
     }
@@ -104,107 +104,152 @@ struct Product {
     }
 };
 
-// What is convolved: one map of one image, and where each tap of each position of the result is sampled.
+// What is convolved: one map of one image, and the size of the result.
 template <typename T>
-struct Sampled {
-    const T* x;              // (height * width, C)
-    const float* predicted;  // (18, positions); null: where the taps of a plain convolution lie
-    const float* mask;       // (9, positions)
+struct Map {
+    const T* x;  // (height * width, C)
     int channels, height, width, out_width, positions, stride;
 
-    __device__ __forceinline__ Sample at(int position, int tap) const {
-        if (position >= positions) return Sample(-2.0f, -2.0f, 0.0f, height, width);
-        const int row = position / out_width, column = position - row * out_width;
-        float y = static_cast<float>(row * stride - 1 + tap / 3);
-        float x_ = static_cast<float>(column * stride - 1 + tap % 3);
-        if (predicted == nullptr) {
-            Sample sample(y, x_, 1.0f, height, width);
-            sample.inside &= 1u;  // the other corners' weights are zero
-            return sample;
-        }
-        y += predicted[static_cast<long long>(2 * tap) * positions + position];
-        x_ += predicted[static_cast<long long>(2 * tap + 1) * positions + position];
-        return Sample(y, x_, mask[static_cast<long long>(tap) * positions + position], height, width);
+    // Where a tap of a position of the result lies, before it is moved.
+    __device__ __forceinline__ int row(int position, int tap) const {
+        return position / out_width * stride - 1 + tap / 3;
     }
-
-    // The corners' 16 bytes from a channel on; what lies outside is zero.
-    __device__ __forceinline__ void gather(const Sample& sample, int channel, Bytes16 (&corners)[4]) const {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            corners[i] = {};
-            if (!(sample.inside >> i & 1u)) continue;
-            const long long pixel = static_cast<long long>(sample.top_left) + (i & 1) + (i & 2 ? width : 0);
-            corners[i] = load_as<Bytes16>(x + pixel * channels + channel);
-        }
+    __device__ __forceinline__ int column(int position, int tap) const {
+        return position % out_width * stride - 1 + tap % 3;
     }
 };
 
+// What a thread gathers: 16 bytes of one position a step. at_tap, then for its channels in turn start and finish.
+//
+// Of a plain convolution they are copied as they are.
 template <typename T>
-__device__ __forceinline__ Bytes16 interpolate(const Sample& sample, const Bytes16 (&corners)[4]) {
-    constexpr int kEach = 16 / sizeof(T);
-    const Pack<T, kEach> from[4] = {load_as<Pack<T, kEach>>(&corners[0]), load_as<Pack<T, kEach>>(&corners[1]),
-                                    load_as<Pack<T, kEach>>(&corners[2]), load_as<Pack<T, kEach>>(&corners[3])};
-    Pack<T, kEach> sums;
-#pragma unroll
-    for (int n = 0; n < kEach; ++n) {
-        sums.value[n] = from_float<T>(
-            sample.weight[0] * to_float(from[0].value[n]) + sample.weight[1] * to_float(from[1].value[n]) +
-            sample.weight[2] * to_float(from[2].value[n]) + sample.weight[3] * to_float(from[3].value[n]));
+class Plain {
+public:
+    __device__ __forceinline__ Plain(const Map<T>& map, int position) : map_(map), position_(position) {}
+
+    __device__ __forceinline__ void at_tap(int tap) {
+        const int row = map_.row(position_, tap), column = map_.column(position_, tap);
+        const bool in_row = row >= 0 && row < map_.height, in_column = column >= 0 && column < map_.width;
+        const bool inside = position_ < map_.positions && in_row && in_column;
+        from_ = inside ? map_.x + (row * map_.width + column) * map_.channels : nullptr;
     }
-    return load_as<Bytes16>(&sums);
-}
+    __device__ __forceinline__ void start(int channel, unsigned char* place) {
+        if (from_ != nullptr) {
+            copy_async(place, from_ + channel);
+        } else {
+            store_as(place, Bytes16{});
+        }
+    }
+    __device__ __forceinline__ void finish(unsigned char*) {}
+
+private:
+    const Map<T>& map_;
+    int position_;
+    const T* from_;
+};
+
+// Of a deformable one they are interpolated between the corners, which are on their way from start to finish.
+template <typename T>
+class Deformed {
+public:
+    // offset (18, positions), mask (9, positions)
+    __device__ __forceinline__ Deformed(const Map<T>& map, const float* offset, const float* mask, int position)
+        : map_(map), offset_(offset), mask_(mask), position_(position), sample_(-2.0f, -2.0f, 0.0f, 1, 1) {}
+
+    __device__ __forceinline__ void at_tap(int tap) {
+        if (position_ >= map_.positions) return;  // nothing is inside
+        const long long plane = map_.positions;
+        const float y = static_cast<float>(map_.row(position_, tap)) + offset_[2 * tap * plane + position_];
+        const float x = static_cast<float>(map_.column(position_, tap)) + offset_[(2 * tap + 1) * plane + position_];
+        sample_ = Sample(y, x, mask_[tap * plane + position_], map_.height, map_.width);
+        first_ = sample_.top_left * map_.channels;
+    }
+    __device__ __forceinline__ void start(int channel, unsigned char*) {
+        const int row = map_.width * map_.channels;
+        load(0, first_ + channel);
+        load(1, first_ + map_.channels + channel);
+        load(2, first_ + row + channel);
+        load(3, first_ + row + map_.channels + channel);
+    }
+    __device__ __forceinline__ void finish(unsigned char* place) {
+        constexpr int kEach = 16 / sizeof(T);
+        Pack<T, kEach> from[4], sums;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) from[i] = load_as<Pack<T, kEach>>(&corners_[i]);
+#pragma unroll
+        for (int n = 0; n < kEach; ++n) {
+            sums.value[n] = from_float<T>(
+                sample_.weight[0] * to_float(from[0].value[n]) + sample_.weight[1] * to_float(from[1].value[n]) +
+                sample_.weight[2] * to_float(from[2].value[n]) + sample_.weight[3] * to_float(from[3].value[n]));
+        }
+        store_as(place, load_as<Bytes16>(&sums));
+    }
+
+private:
+    __device__ __forceinline__ void load(int corner, int at) {
+        corners_[corner] = sample_.inside >> corner & 1u ? load_as<Bytes16>(map_.x + at) : Bytes16{};
+    }
+
+    const Map<T>& map_;
+    const float *offset_, *mask_;
+    int position_, first_ = 0;
+    Sample sample_;
+    Bytes16 corners_[4];
+};
 
 // The product of a tile's samples and the weights of `columns` channels of the result; `weight` points at the first.
-template <typename T, int kColumns>
-__device__ __forceinline__ void convolve_tile(const Sampled<T>& sampled, const T* __restrict__ weight, int columns,
-                                              int first_position, unsigned char* shared, Product<kColumns>& product) {
+// The source is of the position that this thread gathers.
+template <typename T, int kColumns, typename Source>
+__device__ __forceinline__ void convolve_tile(Source& source, int channels, const T* __restrict__ weight, int columns,
+                                              unsigned char* shared, Product<kColumns>& product) {
     constexpr int kStep = kStepBytes / sizeof(T), kEach = 16 / sizeof(T);
-    unsigned char *const samples = shared, *const weights = shared + 2 * kTileRows * kRowBytes;
+    constexpr int kSamples = kTileRows * kRowBytes, kWeights = kColumns * kRowBytes;
     const int thread = static_cast<int>(threadIdx.x), row = thread / kVectors, vector = thread % kVectors;
-    const int steps_of_tap = sampled.channels / kStep, steps = kTaps * steps_of_tap;
-    const long long depth = static_cast<long long>(kTaps) * sampled.channels;
+    unsigned char* const place = shared + row * kRowBytes + vector * 16;  // of samples
+    unsigned char* const weights = shared + 2 * kSamples;
+    const int depth = kTaps * channels;
+    const T* from = weight + row * depth + vector * kEach;  // of the next step
 
-    const auto start_weights = [&](int step) {
-        unsigned char* const to = weights + (step & 1) * kColumns * kRowBytes;
-        for (int item = thread; item < kColumns * kVectors; item += kConvolveThreads) {
-            const int column = item / kVectors;
-            unsigned char* const place = to + column * kRowBytes + item % kVectors * 16;
-            if (column < columns) {
-                copy_async(place, weight + column * depth + step * kStep + item % kVectors * kEach);
+    const auto start_weights = [&](int buffer) {
+#pragma unroll
+        for (int first = 0; first < kColumns; first += kTileRows) {  // a thread copies of as many rows apart
+            if (kColumns < kTileRows && row >= kColumns) break;
+            unsigned char* const to = weights + buffer * kWeights + (first + row) * kRowBytes + vector * 16;
+            if (first + row < columns) {
+                copy_async(to, from + first * depth);
             } else {
-                store_as(place, Bytes16{});
+                store_as(to, Bytes16{});
             }
         }
-    };
-    Sample sample = sampled.at(first_position + row, 0);
-    Bytes16 corners[4];
-    const auto gather = [&](int step) {
-        if (step % steps_of_tap == 0) sample = sampled.at(first_position + row, step / steps_of_tap);
-        sampled.gather(sample, step % steps_of_tap * kStep + vector * kEach, corners);
-    };
-    const auto put_samples = [&](int step) {
-        store_as(samples + ((step & 1) * kTileRows + row) * kRowBytes + vector * 16, interpolate<T>(sample, corners));
+        from += kStep;
     };
 
+    int tap = 0, channel = 0;
+    source.at_tap(tap);
     start_weights(0);
-    gather(0);
-    put_samples(0);
+    source.start(vector * kEach, place);
+    source.finish(place);
     wait_for_copies();
     __syncthreads();
-    for (int step = 0; step < steps; ++step) {
-        const bool goes_on = step + 1 < steps;
+    for (int buffer = 0;; buffer ^= 1) {
+        channel += kStep;
+        if (channel == channels) {
+            channel = 0;
+            if (++tap < kTaps) source.at_tap(tap);
+        }
+        const bool goes_on = tap < kTaps;
+        unsigned char* const next = place + (buffer ^ 1) * kSamples;
         if (goes_on) {
-            start_weights(step + 1);
-            gather(step + 1);
+            start_weights(buffer ^ 1);
+            source.start(channel + vector * kEach, next);
         }
         if (!product.is_idle(columns)) {
-            product.add(samples + (step & 1) * kTileRows * kRowBytes, weights + (step & 1) * kColumns * kRowBytes, T{});
+            product.add(shared + buffer * kSamples, weights + buffer * kWeights, T{});
         }
-        if (goes_on) {
-            put_samples(step + 1);
-            wait_for_copies();
-        }
+        if (goes_on) source.finish(next);
+        wait_for_copies();
         __syncthreads();
+        if (!goes_on) return;
     }
 }
 
@@ -242,13 +287,12 @@ __device__ __forceinline__ void predict_offsets(const Levels& levels, int channe
     for (; level + 1 < levels.count && tile >= tiles_of(size_of(levels, level)); ++level) {
         tile -= tiles_of(size_of(levels, level));
     }
-    const int positions = size_of(levels, level);
-    const long long before =
-        static_cast<long long>(blockIdx.y) * first_of(levels, levels.count) + first_of(levels, level);
-    const Sampled<T> sampled{x + before * channels, nullptr, nullptr, channels, levels.height[level],
-                             levels.width[level], levels.width[level], positions, 1};
+    const int positions = size_of(levels, level), width = levels.width[level];
+    const long long before = static_cast<long long>(blockIdx.y) * levels.positions + first_of(levels, level);
+    const Map<T> map{x + before * channels, channels, levels.height[level], width, width, positions, 1};
+    Plain<T> source(map, tile * kTileRows + static_cast<int>(threadIdx.x) / kVectors);
     Product<kOffsetColumns> product;
-    convolve_tile<T, kOffsetColumns>(sampled, weight, kPredicted, tile * kTileRows, shared, product);
+    convolve_tile<T>(source, channels, weight, kPredicted, shared, product);
     float* const planes = predicted + before * kPredicted;
     for (int i = 0; i < Product<kOffsetColumns>::kRows; ++i) {
         for (int j = 0; j < Product<kOffsetColumns>::kPairs; ++j) {
@@ -263,23 +307,6 @@ __device__ __forceinline__ void predict_offsets(const Levels& levels, int channe
     }
 }
 
-// Where a term stands: what it samples, and of its results the first.
-template <typename T>
-__device__ __forceinline__ Sampled<T> sampled_by(const Levels& levels, const Term& term, int channels, const T* x,
-                                                 const float* predicted) {
-    const long long image = static_cast<long long>(blockIdx.y) * first_of(levels, levels.count);
-    const float* const offset = predicted + (image + first_of(levels, term.level)) * kPredicted;
-    return {x + (image + first_of(levels, term.from)) * channels,
-            offset,
-            offset + static_cast<long long>(2 * kTaps) * size_of(levels, term.level),
-            channels,
-            levels.height[term.from],
-            levels.width[term.from],
-            levels.width[term.out],
-            size_of(levels, term.out),
-            term.stride};
-}
-
 template <typename T>
 __device__ __forceinline__ void convolve_terms(const Levels& levels, int channels, const T* __restrict__ x,
                                                const float* __restrict__ predicted, const T* const (&weights)[3],
@@ -287,18 +314,22 @@ __device__ __forceinline__ void convolve_terms(const Levels& levels, int channel
     GLIP_DYNAMIC_SHARED(shared);
     const int block = static_cast<int>(blockIdx.x), first_column = static_cast<int>(blockIdx.z) * kTermColumns;
     const Term term = find_term(levels, [=](const Term& at) { return block < at.first_tile + at.tiles; });
-    const Term last = find_term(levels, [](const Term&) { return false; });
     const int tile = block - term.first_tile, positions = size_of(levels, term.out);
     const int columns = channels - first_column < kTermColumns ? channels - first_column : kTermColumns;
-    const Sampled<T> sampled = sampled_by(levels, term, channels, x, predicted);
+    const long long image = static_cast<long long>(blockIdx.y) * levels.positions;
+    const Map<T> map{x + (image + first_of(levels, term.from)) * channels, channels, levels.height[term.from],
+                     levels.width[term.from], levels.width[term.out], positions, term.stride};
+    const float* const offset = predicted + (image + first_of(levels, term.level)) * kPredicted;
+    const float* const mask = offset + static_cast<long long>(2 * kTaps) * size_of(levels, term.level);
+    Deformed<T> source(map, offset, mask, tile * kTileRows + static_cast<int>(threadIdx.x) / kVectors);
     Product<kTermColumns> product;
     const T* const weight = weights[term.index] + static_cast<long long>(first_column) * kTaps * channels;
-    convolve_tile<T, kTermColumns>(sampled, weight, columns, tile * kTileRows, shared, product);
+    convolve_tile<T>(source, channels, weight, columns, shared, product);
 
     const int left = positions - tile * kTileRows, count = left < kTileRows ? left : kTileRows;
-    const long long rows = last.first_row + size_of(levels, last.out);
-    T* const results =
-        terms + (blockIdx.y * rows + term.first_row + tile * kTileRows) * channels + first_column;
+    const long long first_row =
+        static_cast<long long>(blockIdx.y) * levels.rows + term.first_row + tile * kTileRows;
+    T* const results = terms + first_row * channels + first_column;
     using Of = Product<kTermColumns>;
     for (int j = 0; j < Of::kPairs; ++j) {
         if (product.column(j, 0) >= columns) continue;
@@ -314,8 +345,8 @@ __device__ __forceinline__ void convolve_terms(const Levels& levels, int channel
     // The samples' room is free; a row that is no position counts nothing.
     float* const totals = reinterpret_cast<float*>(shared);
     const auto is_position = [&](int i, int n) { return product.row(i, n) < count; };
-    float* const of_tile = statistics + (static_cast<long long>(blockIdx.y) * (last.first_tile + last.tiles) + block) *
-                                            kStatistics * channels + first_column;
+    const long long place = static_cast<long long>(blockIdx.y) * levels.tiles + block;
+    float* const of_tile = statistics + place * kStatistics * channels + first_column;
     const auto note = [&](int statistic, float factor) {
         for (int column = static_cast<int>(threadIdx.x); column < columns; column += kConvolveThreads) {
             of_tile[statistic * channels + column] = totals[column] * factor;
@@ -338,11 +369,11 @@ __device__ __forceinline__ void convolve_terms(const Levels& levels, int channel
     float weight_of[Of::kRows][2];
     for (int i = 0; i < Of::kRows; ++i) {
         for (int n = 0; n < 2; ++n) {
+            weight_of[i][n] = 0.0f;
+            if (!is_position(i, 2 * n)) continue;
             const int position = tile * kTileRows + product.row(i, 2 * n), width = levels.width[term.out];
-            weight_of[i][n] = is_position(i, 2 * n)
-                                  ? share_of_mean(position / width, levels.height[term.out], levels.height[term.level]) *
-                                        share_of_mean(position % width, width, levels.width[term.level])
-                                  : 0.0f;
+            weight_of[i][n] = share_of_mean(position / width, levels.height[term.out], levels.height[term.level]) *
+                              share_of_mean(position % width, width, levels.width[term.level]);
         }
     }
     __syncthreads();

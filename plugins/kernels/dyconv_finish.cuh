@@ -72,9 +72,8 @@ __device__ __forceinline__ void find_coefficients(const Levels& levels, int chan
     float *const mean = squares + channels, *const of_term = mean + channels, *const of_level = of_term + channels;
     float* const scratch = of_level + channels;
 
-    const Term last = find_term(levels, [](const Term&) { return false; });
     const float* const of_image =
-        statistics + static_cast<long long>(blockIdx.y) * (last.first_tile + last.tiles) * kStatistics * channels;
+        statistics + static_cast<long long>(blockIdx.y) * levels.tiles * kStatistics * channels;
     float* const out =
         coefficients + (static_cast<long long>(blockIdx.y) * levels.count + level) * kCoefficients * channels;
     float* const shifts = out + kTerms * channels;
@@ -151,6 +150,7 @@ __device__ __forceinline__ void find_coefficients(const Levels& levels, int chan
         __syncthreads();
     }
 
+    constexpr int kEach = 16 / sizeof(T);
     const int hidden = channels / 4;
     float* const between = parts;
     for (int h = thread / 32; h < hidden; h += threads / 32) {  // a warp a row
@@ -164,8 +164,11 @@ __device__ __forceinline__ void find_coefficients(const Levels& levels, int chan
     __syncthreads();
     for (int i = thread; i < 4 * channels; i += threads) {
         float sum = to_float(p.last_bias[i]);
-#pragma unroll 8
-        for (int h = 0; h < hidden; ++h) sum += to_float(p.last_weight[i * hidden + h]) * between[h];
+        for (int h = 0; h < hidden; h += kEach) {
+            const auto weights = load_as<Pack<T, kEach>>(p.last_weight + i * hidden + h);
+#pragma unroll
+            for (int n = 0; n < kEach; ++n) sum += to_float(weights.value[n]) * between[h + n];
+        }
         const float y = h_sigmoid(sum) - 0.5f;
         const int line = i / channels;  // first slope, first offset, second slope, second offset
         out[(kTerms + 1 + line) * channels + i % channels] = line == 0 ? 2.0f * y + 1.0f : line == 2 ? 2.0f * y : y;
@@ -187,8 +190,7 @@ __device__ __forceinline__ void combine_terms(const Levels& levels, int channels
         if (group < groups) break;
         group -= groups;
     }
-    const Term last = find_term(levels, [](const Term&) { return false; });
-    const long long image = static_cast<long long>(blockIdx.y) * (last.first_row + size_of(levels, last.out));
+    const long long image = static_cast<long long>(blockIdx.y) * levels.rows;
     const auto results_of = [&](int kind) {
         const Term term = find_term(levels, [=](const Term& at) { return at.level == level && at.kind == kind; });
         return terms + (image + term.first_row) * channels + channel;
@@ -208,8 +210,7 @@ __device__ __forceinline__ void combine_terms(const Levels& levels, int channels
     }
 
     const int width = levels.width[level], positions = size_of(levels, level);
-    const long long before =
-        static_cast<long long>(blockIdx.y) * first_of(levels, levels.count) + first_of(levels, level);
+    const long long before = static_cast<long long>(blockIdx.y) * levels.positions + first_of(levels, level);
     T* const target = out + before * channels + channel;
 #pragma unroll 2
     for (int i = 0; i < kCombineRows; ++i) {

@@ -15,9 +15,10 @@ constexpr int kStatistics = 3;     // of a tile and channel: mean, squares about
 constexpr int kPredicted = 27;     // of a position: nine dy, dx, then nine masks
 constexpr int kCoefficients = 8;   // of a level and channel: three terms' scales, their shift, DyReLU's two lines
 
-// The argument of every kernel of a block. Widths and heights fall from level to level, halved and rounded up.
+// The argument of every kernel of a block. Widths and heights fall from level to level, halved and rounded up. Of an
+// image: positions of all levels, rows of all terms' results, tiles that they are made in.
 struct Levels {
-    int count;
+    int count, positions, rows, tiles;
     int height[kMaxLevels];
     int width[kMaxLevels];
 };
@@ -43,7 +44,7 @@ __device__ __forceinline__ int first_of(const Levels& levels, int level) {
     return first;
 }
 
-// Goes through the terms in order until `found` says yes; the last one if it never does.
+// The first term that `found` says yes to; the last one if it never does.
 template <typename Found>
 __device__ __forceinline__ Term find_term(const Levels& levels, const Found& found) {
     Term term{};

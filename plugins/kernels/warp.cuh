@@ -60,6 +60,20 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// Four 8x8 matrices of halves from shared memory: lane 8 * i + r gives the address of row r of matrix i, 16 bytes, and
+// gets of each matrix the pair of columns from 2 * (lane % 4) in row lane / 4 (PTX ISA, ldmatrix).
+__device__ __forceinline__ void load_matrices(unsigned (&pairs)[4], const void* row) {
+#ifdef GLIP_HOST_SHIM
+    glip_host::load_matrices(pairs, row);
+#else
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+                 : "r"(address)
+                 : "memory");
+#endif
+}
+
 // sums (16, 8) += a (16, 16) * b (16, 8) of halves, by a whole warp. Lane 4 * g + t holds of a the pairs of columns
 // from 2t in rows g and g + 8, then from 2t + 8; of b the pairs of rows from 2t and 2t + 8 in column g; of the sums
 // columns 2t and 2t + 1 in rows g and g + 8 (PTX ISA, mma.m16n8k16).

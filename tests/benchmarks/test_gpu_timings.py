@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,25 @@ def test_compiled_is_timed_beside_what_is_not(context: Context) -> None:
     rows = run(context, "compiled")["result"]["rows"]
     assert list(rows) == ["published, fp32", "torch:cuda fp16", "torch:cuda fp16, compiled"]
     assert all("total_ms" in facts for facts in rows.values())
+
+
+def test_a_device_finds_every_operator_that_is_timed_alone() -> None:
+    """In a process of its own: a rehearsal registers more than the steps do."""
+    profile = "import step_profile, torch; operators = torch.ops.glip_export;"
+    kernels = (
+        "from pathlib import Path; from context import Context; import step_kernels;"
+        "operators = step_kernels._operators(Context(Path('.')));"
+    )
+    for program in (profile, kernels):
+        program += "print([hasattr(operators, name) for name in ('deform_im2col', 'dyconv', 'nms')])"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "[True, True, True]\n"
 
 
 def test_engines_are_skipped_with_the_reason(context: Context) -> None:

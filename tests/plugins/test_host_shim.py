@@ -58,6 +58,17 @@ def test_a_missing_barrier_shows_in_another_order_of_the_threads(host: HostKerne
     assert len(results) > 1
 
 
+def test_a_copy_is_there_when_it_was_waited_for_and_no_sooner(host: HostKernels) -> None:
+    values, out = np.array([7, 8, 9, 10], np.int32), np.zeros(2, np.int32)
+    launch = Launch("glip_missing_wait", (1, 1, 1), (1, 1, 1), 0, (pointer_to(values), pointer_to(out, written=True)))
+    assert host.launch(launch) == 0
+    assert out.view(np.uint32).tolist() == [0xA5A5A5A5, 7]
+
+
+def test_a_shuffle_that_some_lanes_miss_is_reported(host: HostKernels) -> None:
+    assert _run(host, "glip_missed_shuffle", 32)[0] == BARRIER_MISSED
+
+
 def test_threads_and_blocks_have_their_indices(host: HostKernels) -> None:
     """A kernel whose grid is larger than its work leaves the rest alone."""
     scores = np.linspace(1, 0, 10, dtype=np.float32)
