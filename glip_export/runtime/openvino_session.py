@@ -6,6 +6,7 @@ read; and OpenVINO's own operators bf16 where this CPU does so faster than fp32.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -19,12 +20,14 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import GraphSpec, specs_of
 from glip_export.processes import usable_cores
 from glip_export.runtime.native import Kernels, load_kernels
-from glip_export.runtime.native.instruction_sets import VARIABLE, what_hides_bf16
+from glip_export.runtime.native.instruction_sets import VARIABLE, chosen_flags, what_hides_bf16
 from glip_export.runtime.openvino_cache import CompiledCache
 from glip_export.runtime.openvino_kernels import OPERATORS, KernelPrecisions, use_kernels
 from glip_export.runtime.resident_memory import forget_mapped_files
 from glip_export.runtime.session import GraphSession, one_line, shapes_of
 from glip_export.runtime.versions import check_version
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16")
 HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
@@ -49,8 +52,9 @@ class OpenVinoSession(GraphSession):
         """Compiles the graphs, or reads them from the user's cache.
 
         precision: fp32 or bf16, see above; fp32 does without our kernels, at OpenVINO's own speed, where there is no
-        C++ compiler. hint: latency, one call takes all threads; throughput, several concurrent calls share them.
-        cache: keep the compiled graphs, as large as its weights, if that can be written. Raises BackendError.
+        C++ compiler, and logs a line that says so. hint: latency, one call takes all threads; throughput, several
+        concurrent calls share them. cache: keep the compiled graphs, as large as its weights, if that can be written.
+        Raises BackendError.
         """
         if precision not in PRECISIONS:
             raise BackendError(f"OpenVINO has no precision {precision!r} here: choose one of {', '.join(PRECISIONS)}")
@@ -139,11 +143,13 @@ def supports_bf16() -> bool:
 
 
 def _kernels(precision: str) -> Kernels | None:
-    """Our kernels; None in fp32 where they cannot be compiled."""
+    """Our kernels; None in fp32 where they cannot be compiled. Raises BackendError for a word that chooses none."""
+    chosen_flags()
     try:
         kernels = load_kernels()
     except BackendError as error:
         if precision == "fp32":
+            log.warning("OpenVINO runs without our kernels, at its own speed: %s", error)
             return None
         raise BackendError(f"OpenVINO in {precision} takes our own kernels, and {error}") from error
     if precision == "bf16" and not kernels.has_int16:

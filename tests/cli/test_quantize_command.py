@@ -98,6 +98,7 @@ def test_measures_each_module_and_holds_an_ap(glip_export, tiny_copy, photos, tm
         ({"--prompt": None}, ["--prompt"]),
         ({"--prompt": "..."}, ["prompt"]),
         ({"--float": "nothing.such"}, ["--float nothing.such", "no module"]),
+        ({"--float": "*"}, ["--float *", "leaves nothing in int8"]),
         ({"--method": "mean"}, ["--method", "minmax", "'mean'"]),
         ({"--max-ap-drop": "0.01"}, ["--max-ap-drop", "--annotations"]),
         ({"--annotations": "truth.json"}, ["--annotations", "--max-ap-drop or --sensitivity"]),

@@ -172,7 +172,9 @@ def test_a_folder_that_cannot_be_written_has_no_cache(
     assert (tmp_path / "glip-export").is_file()
 
 
-def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_had_is_told(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from glip_export.runtime import openvino_session
     from glip_export.runtime.openvino_session import OpenVinoSession
 
@@ -192,6 +194,10 @@ def test_what_cannot_be_had_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     with pytest.raises(BackendError, match="in bf16 takes our own kernels, and no C\\+\\+ compiler was found"):
         OpenVinoSession(bundle, precision="bf16")
     assert OpenVinoSession(bundle, threads=2).name == "openvino"  # fp32 does without
+    assert "runs without our kernels, at its own speed: no C++ compiler was found" in caplog.text
+    monkeypatch.setenv(VARIABLE, "axv2")
+    with pytest.raises(BackendError, match="GLIP_EXPORT_CPU_ISA=axv2 is none of what"):
+        OpenVinoSession(bundle)
 
 
 def test_bf16_without_whole_numbers_is_not_offered(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def int8_modules(bundle: Bundle) -> dict[str, list[str]]:
 def float_modules(bundle: Bundle, patterns: Sequence[str]) -> list[str]:
     """The modules that a pattern names: itself or what it is in, with * and ?.
 
-    Raises GlipExportError for a pattern that names none.
+    Raises GlipExportError for a pattern that names none, and for patterns that leave nothing in int8.
     """
     known = [module for modules in int8_modules(bundle).values() for module in modules]
     for pattern in patterns:
@@ -50,7 +50,10 @@ def float_modules(bundle: Bundle, patterns: Sequence[str]) -> list[str]:
             raise GlipExportError(
                 f"--float {pattern} names no module that could be int8; modules are such as {known[0]}, {known[-1]}"
             )
-    return [module for module in known if any(_matches(module, pattern) for pattern in patterns)]
+    kept = [module for module in known if any(_matches(module, pattern) for pattern in patterns)]
+    if len(kept) == len(known):
+        raise GlipExportError(f"--float {' --float '.join(patterns)} leaves nothing in int8: name fewer modules")
+    return kept
 
 
 def write_int8_bundle(
