@@ -35,7 +35,6 @@ template <int kColumns>
 struct Product {
     static constexpr int kAcross = kColumns >= 256 ? 4 : 2, kDown = kConvolveWarps / kAcross;
     static constexpr int kRows = kTileRows / kDown / 16, kPairs = kColumns / kAcross / 8;
-    static constexpr int kSharedBytes = 2 * (kTileRows + kColumns) * kRowBytes;
     static_assert(kDown * kColumns * sizeof(float) <= 2 * kTileRows * kRowBytes, "the statistics need this room");
 
     float sums[kRows][kPairs][4];
