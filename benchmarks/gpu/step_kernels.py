@@ -57,22 +57,29 @@ def _im2col(context: Context) -> dict[str, Any]:
 def _dyconv(context: Context) -> dict[str, Any]:
     """Whole blocks against the model's own module in float64."""
     import torch
-    from plugins.drawn_dyconv import LIMITS, drawn_block, drawn_features, expected_of, joined, parameters_of
+    from plugins.drawn_dyconv import (
+        LIMITS,
+        drawn_block,
+        drawn_features,
+        epsilon_of,
+        expected_of,
+        joined,
+        parameters_of,
+        pyramid,
+    )
 
     operator = _operators(context).dyconv
     worst: dict[str, dict[str, float]] = {}
     for (channels, batch, height, width), (kind, spread) in product(_blocks(context), BLOCK_OFFSETS.items()):
-        levels = [(height, width)]
-        for _ in range(4):
-            levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
+        levels = pyramid(height, width)
         groups = channels // CHANNELS_OF_GROUP
         block, features = drawn_block(channels, groups, offset=spread), drawn_features(channels, levels, batch)
-        expected, epsilon = expected_of(block, features), [term.bn.eps for term in block.DyConv]
+        expected = expected_of(block, features)
         for dtype in LIMITS:
             given = [joined(features).astype(dtype), *parameters_of(block, dtype)]
             x, *parameters = (torch.from_numpy(array).to(context.device) for array in given)
             sizes = [side for level in levels for side in level]
-            found = operator(x, sizes, parameters, groups, epsilon).float().cpu().numpy()
+            found = operator(x, sizes, parameters, groups, epsilon_of(block)).float().cpu().numpy()
             error = float(np.abs(found - expected).max() / np.abs(expected).max())
             worst.setdefault(dtype, {})[f"{kind}, {batch} x {channels} x {height} x {width}"] = error
     line = ", ".join(f"{dtype} {max(errors.values()):.1e}" for dtype, errors in worst.items())

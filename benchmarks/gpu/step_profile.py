@@ -90,7 +90,7 @@ def _deform_conv(context: Context, contestants: Callable[[], Contestants]) -> di
 
 def _dyconv(context: Context, contestants: Callable[[], Contestants]) -> dict[str, Any]:
     """A whole block in our kernels, alone, and each of the kernels."""
-    from plugins.drawn_dyconv import drawn_block, drawn_features, joined, parameters_of
+    from plugins.drawn_dyconv import drawn_block, drawn_features, epsilon_of, joined, parameters_of
 
     contestants()
     config = config_of(context)
@@ -98,8 +98,7 @@ def _dyconv(context: Context, contestants: Callable[[], Contestants]) -> dict[st
     groups = config.head.group_norm_groups
     levels = [(axes[f"H{level}"], axes[f"W{level}"]) for level in range(3, 8)]
     sizes, block = [side for level in levels for side in level], drawn_block(channels, groups)
-    epsilon = [term.bn.eps for term in block.DyConv]
-    peaks = context.result("environment", "peaks")
+    epsilon, peaks = epsilon_of(block), context.result("environment", "peaks")
     found: dict[str, Any] = {}
     for dtype in ("float16", "float32"):
         given = [joined(drawn_features(channels, levels, 1)).astype(dtype), *parameters_of(block, dtype)]

@@ -210,12 +210,17 @@ def _summary(bundle: Bundle, written: Bundle) -> str:
     return f"{megabytes(before)} MB in fp32, {megabytes(after)} MB in int8: {after / before:.1%}"
 
 
-def _noise_table(rows: Sequence[Noise]) -> Table:
-    table = Table(title="The noisiest modules: signal over rounding, in dB (a bit is 6)")
-    for heading in ("graph", "module"):
-        table.add_column(heading)
-    for heading in ("weight", "input", "product"):
+def _module_table(title: str, *numbers: str) -> Table:
+    """Empty, with a column for each number."""
+    table = Table("graph", "module", title=title)
+    for heading in numbers:
         table.add_column(heading, justify="right")
+    return table
+
+
+def _noise_table(rows: Sequence[Noise]) -> Table:
+    title = "The noisiest modules: signal over rounding, in dB (a bit is 6)"
+    table = _module_table(title, "weight", "input", "product")
     for row in rows:
         given = "float" if row.input is None else f"{row.input:.1f}"
         table.add_row(row.graph, row.module, f"{row.weight:.1f}", given, f"{row.product:.1f}")
@@ -223,11 +228,8 @@ def _noise_table(rows: Sequence[Noise]) -> Table:
 
 
 def _sensitivity_table(rows: Sequence[Sensitivity]) -> Table:
-    table = Table(title="Each module alone in int8: the outputs' largest error over their rms, and signal over error")
-    for heading in ("graph", "module"):
-        table.add_column(heading)
-    for heading in ("largest", "dB", "AP"):
-        table.add_column(heading, justify="right")
+    title = "Each module alone in int8: the outputs' largest error over their rms, and signal over error"
+    table = _module_table(title, "largest", "dB", "AP")
     for row in rows:
         ap = "" if row.ap is None else f"{row.ap:.4f}"
         table.add_row(row.graph, row.module, f"{row.largest:.4f}", f"{row.sqnr:.1f}", ap)

@@ -76,7 +76,7 @@ class DyConvSizes:
     @property
     def tiles(self) -> int:
         """Blocks of positions that an image's results are made in."""
-        return sum(up(height * width, _TILE_ROWS) for height, width in self.results)
+        return _blocks(self.results, _TILE_ROWS)
 
     @property
     def results(self) -> list[tuple[int, int]]:
@@ -106,7 +106,7 @@ def parameter_shapes(C: int) -> list[tuple[int, ...]]:
 
 def dyconv_workspace_bytes(dtype: npt.DTypeLike, sizes: DyConvSizes) -> int:
     """Bytes of device memory that `dyconv_launches` needs."""
-    return sum(up(kind.itemsize * count, _ALIGNED) * _ALIGNED for kind, count in sizes.parts(dtype))
+    return sum(_whole_bytes(kind, count) for kind, count in sizes.parts(dtype))
 
 
 def dyconv_launches(
@@ -150,13 +150,11 @@ def dyconv_launches(
     norms = [pointer for convolution in convolutions for pointer in convolution[1:]]
     slices = max(1, _FINISH_THREADS // C)
     of_group = _COMBINE_THREADS // (C // _COMBINE_EACH) * _COMBINE_ROWS
-    level_tiles = sum(up(height * width, _TILE_ROWS) for height, width in sizes.levels)
-    groups = sum(up(height * width, of_group) for height, width in sizes.levels)
     channels = ctypes.c_int32(C)
     return [
         Launch(
             f"glip_dyconv_offsets_{suffix}",
-            (level_tiles, B, 1),
+            (_blocks(sizes.levels, _TILE_ROWS), B, 1),
             (_CONVOLVE_THREADS, 1, 1),
             _convolve_shared_bytes(_OFFSET_COLUMNS),
             (levels, channels, x, *parameters[:2], predicted),
@@ -194,7 +192,7 @@ def dyconv_launches(
         ),
         Launch(
             f"glip_dyconv_combine_{suffix}",
-            (groups, B, 1),
+            (_blocks(sizes.levels, of_group), B, 1),
             (_COMBINE_THREADS, 1, 1),
             0,
             (levels, channels, terms, coefficients, out),
@@ -212,5 +210,15 @@ def _workspace(dtype: np.dtype, sizes: DyConvSizes, memory: Memory) -> list[ctyp
     for kind, count in sizes.parts(dtype):
         part = part_of(memory, begin, kind, count)
         pointers.append(checked_pointer("workspace", part, kind, count, _ALIGNED, written=True))
-        begin += up(kind.itemsize * count, _ALIGNED) * _ALIGNED
+        begin += _whole_bytes(kind, count)
     return pointers
+
+
+def _blocks(maps: Sequence[tuple[int, int]], positions: int) -> int:
+    """How many blocks of so many positions the maps take, none of two maps."""
+    return sum(up(height * width, positions) for height, width in maps)
+
+
+def _whole_bytes(dtype: np.dtype, count: int) -> int:
+    """What a part of the workspace takes of it."""
+    return up(dtype.itemsize * count, _ALIGNED) * _ALIGNED

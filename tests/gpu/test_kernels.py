@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu.conftest import REHEARSAL
-from plugins.drawn_dyconv import LIMITS, drawn_block, drawn_features, expected_of, joined, parameters_of
+from plugins.drawn_dyconv import (
+    LIMITS,
+    drawn_block,
+    drawn_features,
+    epsilon_of,
+    expected_of,
+    joined,
+    parameters_of,
+    pyramid,
+)
 
 from glip_export.runtime.host_nms import finish
 
@@ -69,17 +78,14 @@ def test_dyconv(on_device: Callable, channels: int, batch: int, largest: tuple[i
 
     if REHEARSAL and channels == 256:
         pytest.skip("a rehearsal without a GPU")
-    levels = [largest]
-    for _ in range(4):
-        levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
+    levels = pyramid(*largest)
     block, features = drawn_block(channels, 16), drawn_features(channels, levels, batch)
     expected, x = expected_of(block, features), joined(features).astype(dtype)
     sizes = DyConvSizes(batch, channels, 16, tuple(levels))
     workspace = np.zeros(dyconv_workspace_bytes(dtype, sizes), np.uint8)
 
     def launches(given: list[Any], made: list[Any]) -> Any:
-        epsilon = [term.bn.eps for term in block.DyConv]
-        return dyconv_launches(dtype, sizes, epsilon, given[0], given[1:], made[0], made[1].pointer)
+        return dyconv_launches(dtype, sizes, epsilon_of(block), given[0], given[1:], made[0], made[1].pointer)
 
     found, _ = on_device(launches, [x, *parameters_of(block, dtype)], [np.empty_like(x), workspace])
     assert np.abs(found.astype(np.float32) - expected).max() <= LIMITS[dtype] * np.abs(expected).max()

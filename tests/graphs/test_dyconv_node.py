@@ -21,7 +21,7 @@ from glip_export.graphs.precision import LOW_TYPES, convert
 from glip_export.graphs.quantized import add_initializer
 from glip_export.model.dyconv import DyConv
 from glip_export.model.glip import Glip
-from glip_export.trt import nodes
+from glip_export.trt import dyconv_launches, nodes
 from glip_export.trt.lowering import lower
 
 FLOAT = onnx_ir.DataType.FLOAT
@@ -76,6 +76,7 @@ def described(model: onnx_ir.Model) -> list[tuple]:
 
 def test_the_names_are_trts() -> None:
     assert (dyconv_node.DYCONV, dyconv_node.DOMAIN, dyconv_node.OPSET) == (nodes.DYCONV, nodes.DOMAIN, nodes.OPSET)
+    assert dyconv_node.CHANNEL_UNIT == dyconv_launches.CHANNELS
 
 
 def test_one_node_a_block(plain: onnx_ir.Model, fused: onnx_ir.Model, blocks: list[DyConvModule]) -> None:

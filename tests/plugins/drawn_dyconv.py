@@ -46,6 +46,19 @@ def parameters_of(block: DyConv, dtype: str) -> list[np.ndarray]:
     return [tensor.numpy().astype(dtype) for tensor in tensors]
 
 
+def epsilon_of(block: DyConv) -> list[float]:
+    """Of DyConv 0, 1 and 2's norm."""
+    return [term.bn.eps for term in block.DyConv]
+
+
+def pyramid(height: int, width: int) -> list[tuple[int, int]]:
+    """Five levels, the largest of this size."""
+    levels = [(height, width)]
+    for _ in range(4):
+        levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
+    return levels
+
+
 def drawn_features(channels: int, levels: Any, batch: int) -> list[torch.Tensor]:
     """Halves, of another size on each level."""
     generator = torch.Generator().manual_seed(1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_dyconv import LEVELS, LIMITS, drawn_block, drawn_features, expected_of, joined, parameters_of
+from drawn_dyconv import LEVELS, LIMITS, drawn_block, drawn_features, epsilon_of, expected_of, joined, parameters_of
 from host_kernels import HostKernels
 
 from glip_export.trt.kernels import DyConvSizes, dyconv_launches, dyconv_workspace_bytes
@@ -15,10 +15,9 @@ from glip_export.trt.kernels import DyConvSizes, dyconv_launches, dyconv_workspa
 def run(host: HostKernels, block: Any, features: list[Any], dtype: str, order: int = 0) -> np.ndarray:
     """(B, N, C) of the kernels, in float32."""
     levels = [tuple(feature.shape[2:]) for feature in features]
-    epsilon = [term.bn.eps for term in block.DyConv]
     x = joined(features).astype(dtype)
     groups = block.DyConv[0].bn.num_groups
-    return host.dyconv(x, levels, groups, epsilon, parameters_of(block, dtype), order).astype(np.float32)
+    return host.dyconv(x, levels, groups, epsilon_of(block), parameters_of(block, dtype), order).astype(np.float32)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
