@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx_ir
 from onnx_ir.passes import common
 
-from glip_export.graphs.modules import F32, MODULE_KEY, DyConvModule, ModuleGraph
-from glip_export.graphs.quantized import add_initializer, is_quantized
+from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
+from glip_export.graphs.modules import F32, DyConvModule, ModuleGraph
+from glip_export.graphs.quantized import is_quantized
 
-DYCONV, DOMAIN, OPSET = "GlipDyConv", "glip", 1  # as in trt/nodes.py, which is above this module
+DYCONV = "GlipDyConv"  # as in trt/nodes.py, which is above this module
 CHANNEL_UNIT = 32  # the kernels go through so many channels at once
 
 
@@ -68,18 +69,9 @@ def _has_kernel(block: DyConvModule) -> bool:
 
 
 def _replace(graph: onnx_ir.Graph, block: DyConvModule) -> None:
-    values = {value.name: value for node in graph for value in (*node.inputs, *node.outputs) if value is not None}
-    features, outputs = ([values[name] for name in names] for names in (block.features, block.outputs))
-    parameters = [
-        add_initializer(graph, f"{block.name}.fused.{name}", array) for name, array in parameters_of(block).items()
-    ]
-    attributes: dict[str, int | list[float]] = {
-        "levels": len(features),
+    attributes: dict[str, int | float | list[float]] = {
+        "levels": len(block.features),
         "groups": block.convolutions[0].groups,
         "epsilon": [convolution.epsilon for convolution in block.convolutions],
     }
-    inputs = [*features, *parameters]
-    node = onnx_ir.node(DYCONV, inputs, attributes, domain=DOMAIN, num_outputs=len(outputs), name=block.name)
-    node.metadata_props[MODULE_KEY] = block.name
-    ends = [end for value in outputs if (end := value.producer()) is not None]  # the first is before all that reads any
-    onnx_ir.convenience.replace_nodes_and_values(graph, ends[0], ends, [node], outputs, node.outputs)
+    put_node(graph, block.name, DYCONV, block.features, parameters_of(block), attributes, block.outputs)

@@ -1,0 +1,38 @@
+"""One node in the place of a whole module, for a runtime that has kernels for the module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir
+from numpy.typing import NDArray
+
+from glip_export.graphs.modules import MODULE_KEY
+from glip_export.graphs.quantized import add_initializer
+
+DOMAIN, OPSET = "glip", 1  # as in trt/nodes.py, which is above this module
+
+
+def put_node(
+    graph: onnx_ir.Graph,
+    module: str,
+    op_type: str,
+    inputs: Sequence[str],
+    parameters: Mapping[str, NDArray],
+    attributes: Mapping[str, int | float | list[float]],
+    outputs: Sequence[str],
+) -> None:
+    """Puts a node where the module's first output is made, in place; what it makes unread stays, for a later pass.
+
+    inputs, outputs: names of the graph's values, which the outputs keep; parameters become constants behind the inputs.
+    """
+    values = {value.name: value for node in graph for value in (*node.inputs, *node.outputs) if value is not None}
+    replaced = [values[name] for name in outputs]
+    constants = [add_initializer(graph, f"{module}.fused.{name}", array) for name, array in parameters.items()]
+    given = [*(values[name] for name in inputs), *constants]
+    node = onnx_ir.node(op_type, given, dict(attributes), domain=DOMAIN, num_outputs=len(replaced), name=module)
+    node.metadata_props[MODULE_KEY] = module
+    ends = [
+        end for value in replaced if (end := value.producer()) is not None
+    ]  # the first is before all that reads any
+    onnx_ir.convenience.replace_nodes_and_values(graph, ends[0], ends, [node], replaced, node.outputs)
