@@ -12,6 +12,9 @@ from glip_export.graphs.quantized import add_initializer
 
 DOMAIN, OPSET = "glip", 1  # as in trt/nodes.py, which is above this module
 
+# Nodes around a residual stream in float32: which of their inputs, by place, are of the lower type where there is one.
+LOW_INPUTS = {"GlipTextLayer": range(2, 10)}
+
 
 def put_node(
     graph: onnx_ir.Graph,

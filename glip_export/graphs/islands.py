@@ -7,6 +7,8 @@ from typing import TypeGuard
 
 import onnx_ir
 
+from glip_export.graphs.fused_nodes import LOW_INPUTS
+
 PRODUCTS = frozenset({"Conv", "DeformConv", "Gemm", "MatMul"})
 SMALLEST = 2.0**-24  # float16's; a smaller constant would be zero
 
@@ -30,7 +32,7 @@ def float32_nodes(graph: onnx_ir.Graph, islands: Collection[str] | None = None) 
     The graph is sorted. islands: names of ISLANDS, all of them if not given; only measurements leave some out. Nodes
     that only move data follow what is around them, so that no value is cast down and up again.
     """
-    wide: Nodes = {node for node in graph if node.op_type in _NO_HALF_FORM}
+    wide: Nodes = {node for node in graph if node.op_type in _NO_HALF_FORM or node.op_type in LOW_INPUTS}
     for name in ISLANDS if islands is None else islands:
         wide |= ISLANDS[name](graph)
     return _settle_moves(graph, wide)

@@ -11,6 +11,7 @@ import onnx_ir
 from glip_export.bundle import Bundle
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import GraphSpec, graphs_of
+from glip_export.graphs.fused_nodes import LOW_INPUTS
 from glip_export.graphs.int8_typing import with_int8_products
 from glip_export.graphs.islands import float32_nodes, is_float
 from glip_export.graphs.quantized import without_quantization
@@ -84,8 +85,13 @@ class _Typing:
             return
         for place, value in enumerate(node.inputs):
             if value is not None and value in floats:
-                stays = place in _ALWAYS_FLOAT32.get(node.op_type, set())
-                node.replace_input_with(place, self._as(value, FLOAT if stays else wanted))
+                if place in _ALWAYS_FLOAT32.get(node.op_type, ()):
+                    wanted_here = FLOAT
+                elif place in LOW_INPUTS.get(node.op_type, ()):
+                    wanted_here = self.low
+                else:
+                    wanted_here = wanted
+                node.replace_input_with(place, self._as(value, wanted_here))
 
     def _type_outputs(self, node: onnx_ir.Node, wanted: onnx_ir.DataType, floats: set[onnx_ir.Value]) -> None:
         given = [value for value in node.outputs if value in floats]
