@@ -12,12 +12,14 @@ from typing import Any
 from glip_export.errors import BackendError
 from glip_export.trt.dyconv_launches import DyConvSizes, dyconv_launches, dyconv_workspace_bytes
 from glip_export.trt.launches import Launch, im2col_launches, nms_launches, nms_workspace_bytes
+from glip_export.trt.norm_launches import add_norm_launches
 from glip_export.trt.nvrtc import INSTALL, compile_cubin
 
 __all__ = [
     "DyConvSizes",
     "KernelModule",
     "Launch",
+    "add_norm_launches",
     "compile_cubin",
     "dyconv_launches",
     "dyconv_workspace_bytes",

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "../kernels/add_norm.cuh"
 #include "../kernels/box_selection.cuh"
 #include "../kernels/deform_im2col.cuh"
 #include "../kernels/dyconv_convolve.cuh"
@@ -64,6 +65,9 @@ extern "C" void glip_missed_shuffle(int* out) {
 
 const std::vector<Kernel>& kernels() {
     static const std::vector<Kernel> all = {
+        GLIP_KERNEL(glip_add_norm_f32),        GLIP_KERNEL(glip_add_norm_f32_wide),
+        GLIP_KERNEL(glip_add_norm_f16),        GLIP_KERNEL(glip_add_norm_f16_wide),
+        GLIP_KERNEL(glip_add_norm_f16_of_f16), GLIP_KERNEL(glip_add_norm_f16_of_f16_wide),
         GLIP_KERNEL(glip_deform_im2col_f32), GLIP_KERNEL(glip_deform_im2col_f32_pair),
         GLIP_KERNEL(glip_deform_im2col_f16), GLIP_KERNEL(glip_deform_im2col_f16_pair),
         GLIP_KERNEL(glip_dyconv_offsets_f32),      GLIP_KERNEL(glip_dyconv_offsets_f16),

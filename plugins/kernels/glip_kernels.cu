@@ -1,5 +1,6 @@
 // All kernels in one translation unit: what NVRTC compiles for the Python plugins.
 
+#include "add_norm.cuh"
 #include "box_selection.cuh"
 #include "deform_im2col.cuh"
 #include "dyconv_convolve.cuh"

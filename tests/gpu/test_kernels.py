@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu.conftest import REHEARSAL
+from plugins.drawn_add_norm import KINDS as NORM_KINDS
+from plugins.drawn_add_norm import LIMITS as NORM_LIMITS
+from plugins.drawn_add_norm import norm_rows, sum_and_norm
 from plugins.drawn_dyconv import (
     LIMITS,
     drawn_block,
@@ -89,6 +92,22 @@ def test_dyconv(on_device: Callable, channels: int, batch: int, largest: tuple[i
 
     found, _ = on_device(launches, [x, *parameters_of(block, dtype)], [np.empty_like(x), workspace])
     assert np.abs(found.astype(np.float32) - expected).max() <= LIMITS[dtype] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("x_dtype", "dtype"), NORM_KINDS)
+@pytest.mark.parametrize(("rows", "channels"), [(1, 8), (67, 96), (300, 256), (9, 3072)])
+def test_add_norm(on_device: Callable, rows: int, channels: int, x_dtype: str, dtype: str) -> None:
+    from glip_export.trt.kernels import add_norm_launches
+
+    drawn = norm_rows(rows, channels, x_dtype, dtype)
+    outputs = [np.empty((rows, channels), kind) for kind in ("float32", dtype)]
+
+    def launches(given: list[Any], made: list[Any]) -> Any:
+        return add_norm_launches(x_dtype, dtype, rows, channels, 1e-5, *given, *made)
+
+    for found, expected in zip(on_device(launches, list(drawn), outputs), sum_and_norm(drawn, 1e-5), strict=True):
+        limit = NORM_LIMITS[str(found.dtype)] * np.abs(expected).max()
+        assert np.abs(found.astype(np.float32) - expected).max() <= limit
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1, 1), (257, 3), (5000, 80), (5000, 1)])

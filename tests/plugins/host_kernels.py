@@ -16,6 +16,7 @@ from glip_export.addresses import Array
 from glip_export.trt.kernels import (
     DyConvSizes,
     Launch,
+    add_norm_launches,
     dyconv_launches,
     dyconv_workspace_bytes,
     im2col_launches,
@@ -115,6 +116,25 @@ class HostKernels:
         for launch in dyconv_launches(x.dtype, sizes, epsilon, _placed(x), placed, out, workspace):
             assert self.launch(launch, order) == 0
         return out
+
+    def add_norm(
+        self,
+        x: np.ndarray,
+        added: np.ndarray | None,
+        bias: np.ndarray | None,
+        norm_weight: np.ndarray | None,
+        norm_bias: np.ndarray | None,
+        epsilon: float,
+        dtype: Any,
+        order: int = 0,
+    ) -> list[np.ndarray]:
+        """The sum, the norm, or both, of rows (M, C); see `add_norm_launches`."""
+        given = [None if array is None else _placed(array) for array in (x, added, bias, norm_weight, norm_bias)]
+        total = None if added is None else _placed(np.full(x.shape, np.nan, np.float32))
+        normed = None if norm_weight is None else _placed(np.full(x.shape, np.nan, dtype))
+        for launch in add_norm_launches(x.dtype, dtype, *x.shape, epsilon, *given, total, normed):
+            assert self.launch(launch, order) == 0
+        return [array for array in (total, normed) if array is not None]
 
     def nms(
         self,

@@ -17,6 +17,7 @@ from glip_export.trt.kernels import compile_cubin
 CAPABILITIES = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
 NOT_INSTALLED = "NVRTC is not installed: pip install 'glip-export[trt]'"
 KERNELS = [
+    *(f"glip_add_norm_{kind}{wide}" for kind in ("f32", "f16", "f16_of_f16") for wide in ("", "_wide")),
     *(f"glip_deform_im2col_{kind}" for kind in ("f32", "f32_pair", "f16", "f16_pair")),
     *(
         f"glip_dyconv_{step}_{kind}"

@@ -31,6 +31,11 @@ def write_host_cases(path: Path, library: Path) -> None:
                     host.im2col(x, offset, mask, stride, order=2, shift=shift)
             for levels in (((1, 1),), ((13, 11), (7, 6)), ((5, 9), (3, 5), (2, 3))):
                 write_dyconv(host, rng, dtype, levels)
+            for channels in (8, 96, 776):
+                vectors = rng.normal(0, 1, (3, channels)).astype(np.float32)
+                x, added = rng.normal(0, 1, (2, 3, channels)).astype(np.float32)
+                host.add_norm(x, added.astype(dtype), *vectors, 1e-5, dtype, order=2)
+                host.add_norm(x.astype(dtype), None, None, *vectors[1:], 1e-5, dtype, order=2)
         for candidates in (0, 1, 255, 256, 257, 513):
             for detections in (1, 100, 300):
                 corner = rng.uniform(0, 200, (2, candidates, 2))

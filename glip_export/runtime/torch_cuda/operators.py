@@ -14,7 +14,7 @@ import onnx_ir
 import torch
 from torch.nn import functional as F
 
-from glip_export.runtime.torch_cuda import dyconv, functions, kernels  # noqa: F401  two register our operators
+from glip_export.runtime.torch_cuda import dyconv, functions, kernels, norms  # noqa: F401  three register our operators
 from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS
 
 DTYPES = {

@@ -13,7 +13,7 @@ from runtime.cuda.fake_driver import FakeDriver
 
 from glip_export.bundle import Bundle
 from glip_export.runtime.cuda.graphs import Captured
-from glip_export.runtime.torch_cuda import dyconv, kernels
+from glip_export.runtime.torch_cuda import dyconv, kernels, norms
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
 
 
@@ -58,6 +58,15 @@ def use_host_kernels(host: HostKernels) -> None:
     ) -> tuple[torch.Tensor, ...]:
         arrays = (tensor.contiguous().numpy() for tensor in (boxes, scores, labels))
         return tuple(map(torch.from_numpy, map(np.ascontiguousarray, host.nms(*arrays, iou_threshold, max_detections))))
+
+    @norms.add_norm.register_kernel("cpu")
+    def _(x: torch.Tensor, *tensors: Any) -> list[torch.Tensor]:
+        *vectors, epsilon, dtype = tensors
+        norms.check_sum(x, *vectors, dtype)
+        rows = (None if t is None else t.contiguous().numpy() for t in (x, *vectors))
+        flat = (None if a is None else a.reshape(-1, a.shape[-1]) if place < 2 else a for place, a in enumerate(rows))
+        made = host.add_norm(*flat, epsilon, kernels.NUMPY_DTYPES[dtype])
+        return [torch.from_numpy(np.ascontiguousarray(array)).view(x.shape) for array in made]
 
     use_host_dyconv(host)
 
