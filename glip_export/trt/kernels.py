@@ -59,6 +59,7 @@ class KernelModule:
                 "or install the CUDA packages of the driver's own major version"
             ) from error
         self._functions: dict[str, Any] = {}
+        self._shared_bytes: dict[str, int] = {}  # that a function was told, above the default
 
     @classmethod
     def current(cls) -> KernelModule:
@@ -98,13 +99,12 @@ class KernelModule:
             self._call(self._driver.cuStreamSynchronize, stream)
 
     def _function(self, kernel: str, shared_bytes: int) -> Any:
-        """A kernel always has as much shared memory."""
         if kernel not in self._functions:
-            function = self._call(self._driver.cuModuleGetFunction, self._module, kernel.encode())
-            if shared_bytes > DEFAULT_SHARED_BYTES:
-                wanted = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                self._call(self._driver.cuFuncSetAttribute, function, wanted, shared_bytes)
-            self._functions[kernel] = function
+            self._functions[kernel] = self._call(self._driver.cuModuleGetFunction, self._module, kernel.encode())
+        if shared_bytes > self._shared_bytes.get(kernel, DEFAULT_SHARED_BYTES):
+            wanted = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._call(self._driver.cuFuncSetAttribute, self._functions[kernel], wanted, shared_bytes)
+            self._shared_bytes[kernel] = shared_bytes
         return self._functions[kernel]
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -11,6 +11,7 @@
 #include "../kernels/deform_im2col.cuh"
 #include "../kernels/dyconv_convolve.cuh"
 #include "../kernels/dyconv_finish.cuh"
+#include "../kernels/text_layer.cuh"
 #include "../launchers/launch_plan.h"
 
 namespace {
@@ -74,6 +75,9 @@ const std::vector<Kernel>& kernels() {
         GLIP_KERNEL(glip_dyconv_convolve_f32),     GLIP_KERNEL(glip_dyconv_convolve_f16),
         GLIP_KERNEL(glip_dyconv_coefficients_f32), GLIP_KERNEL(glip_dyconv_coefficients_f16),
         GLIP_KERNEL(glip_dyconv_combine_f32),      GLIP_KERNEL(glip_dyconv_combine_f16),
+        GLIP_KERNEL(glip_text_attention_f32),      GLIP_KERNEL(glip_text_attention_f16),
+        GLIP_KERNEL(glip_text_norm_f32),           GLIP_KERNEL(glip_text_norm_f16),
+        GLIP_KERNEL(glip_text_gelu_f32),           GLIP_KERNEL(glip_text_gelu_f16),
         GLIP_KERNEL(glip_nms_rank),          GLIP_KERNEL(glip_nms_select),
         GLIP_KERNEL(glip_missed_barrier),    GLIP_KERNEL(glip_missing_barrier),
         GLIP_KERNEL(glip_missing_wait),      GLIP_KERNEL(glip_missed_shuffle),

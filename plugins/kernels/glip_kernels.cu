@@ -5,3 +5,4 @@
 #include "deform_im2col.cuh"
 #include "dyconv_convolve.cuh"
 #include "dyconv_finish.cuh"
+#include "text_layer.cuh"

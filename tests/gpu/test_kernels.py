@@ -21,6 +21,7 @@ from plugins.drawn_dyconv import (
     parameters_of,
     pyramid,
 )
+from plugins.host_text_layer import expected_attention, expected_gelu, expected_norm
 
 from glip_export.runtime.host_nms import finish
 
@@ -108,6 +109,44 @@ def test_add_norm(on_device: Callable, rows: int, channels: int, x_dtype: str, d
     for found, expected in zip(on_device(launches, list(drawn), outputs), sum_and_norm(drawn, 1e-5), strict=True):
         limit = NORM_LIMITS[str(found.dtype)] * np.abs(expected).max()
         assert np.abs(found.astype(np.float32) - expected).max() <= limit
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float16", 2e-3)])
+@pytest.mark.parametrize("tokens", [1, 16, 194])
+def test_text_layer(on_device: Callable, tokens: int, dtype: str, tolerance: float) -> None:
+    from glip_export.trt.text_layer_launches import text_attention_launches, text_gelu_launches, text_norm_launches
+
+    batch, heads, depth, limits = 2, (2 if REHEARSAL else 12), 64, (-2.0, 2.0)
+    channels, rng = heads * depth, np.random.default_rng(tokens)
+    qkv, mask = rng.normal(0, 1, (batch, tokens, 3 * channels)).astype(dtype), np.zeros((batch, tokens), np.float32)
+    mask[1, tokens - tokens // 3 :] = np.finfo(np.float32).min
+    x, added = rng.normal(0, 1, (2, batch * tokens, channels)).astype(np.float32)
+    added = added.astype(dtype)
+    weight, bias = rng.normal(0, 1, (2, channels)).astype(np.float32)
+    values = np.linspace(-6, 6, 4096).astype(dtype)
+
+    def attention(given: list[Any], made: list[Any]) -> Any:
+        return text_attention_launches(dtype, batch, tokens, heads, depth, batch, depth**-0.5, limits, *given, *made)
+
+    def norm(given: list[Any], made: list[Any]) -> Any:
+        return text_norm_launches(dtype, batch * tokens, channels, 1e-5, limits, limits, *given, *made)
+
+    def gelu(given: list[Any], made: list[Any]) -> Any:
+        return text_gelu_launches(dtype, values.size, limits, *given, *made)
+
+    pairs = [
+        (
+            on_device(attention, [qkv, mask], [np.empty((batch, tokens, channels), dtype)])[0],
+            expected_attention(qkv, mask, heads, depth**-0.5, limits),
+        ),
+        (
+            on_device(norm, [x, added, weight, bias], [np.empty_like(x), np.empty_like(added)])[1],
+            expected_norm(x, added, weight, bias, 1e-5, limits, limits),
+        ),
+        (on_device(gelu, [values], [np.empty_like(values)])[0], expected_gelu(values, limits)),
+    ]
+    for found, expected in pairs:
+        assert np.abs(found.astype(np.float64) - expected).max() <= tolerance * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1, 1), (257, 3), (5000, 80), (5000, 1)])

@@ -16,6 +16,7 @@ from glip_export.addresses import pointer_to
 from glip_export.errors import BackendError
 from glip_export.trt import kernels
 from glip_export.trt.kernels import DEFAULT_SHARED_BYTES, KernelModule, Launch, im2col_launches
+from glip_export.trt.text_layer_launches import text_attention_launches
 
 
 class CUresult(IntEnum):
@@ -159,6 +160,19 @@ def test_launches_of_addresses_are_not_waited_for(driver: FakeDriver) -> None:
     KernelModule.current().launch([plain], 42)
     assert driver.streams == [42] and not driver.waited
     assert launch.holds_memory and not plain.holds_memory
+
+
+def test_a_kernel_is_told_of_more_shared_memory_when_a_launch_needs_it(driver: FakeDriver) -> None:
+    qkv = np.zeros((1, 512, 3 * 128), np.float32)
+    mask, out = np.zeros((1, 512), np.float32), np.zeros((1, 512, 128), np.float32)
+    told = []
+    for tokens in (16, 300, 512, 16):
+        given = [np.ascontiguousarray(array[:, :tokens]) for array in (qkv, mask, out)]
+        launches = text_attention_launches("float32", 1, tokens, 1, 128, 1, 1.0, (-1.0, 1.0), *given)
+        KernelModule.current().launch(launches, 7)  # which fails where it was not told
+        told.append((launches[0].shared_bytes, driver.room.get(launches[0].kernel)))
+    (_, none), (first, one), (second, two), (_, last) = told
+    assert (none, one, two, last) == (None, first, second, second) and second > first > DEFAULT_SHARED_BYTES
 
 
 def test_a_context_loads_the_devices_cubin_once(driver: FakeDriver) -> None:

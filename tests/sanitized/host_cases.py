@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import host_text_layer
 import numpy as np
 from case_file import CaseFile
 from host_kernels import HostKernels
@@ -36,6 +37,7 @@ def write_host_cases(path: Path, library: Path) -> None:
                 x, added = rng.normal(0, 1, (2, 3, channels)).astype(np.float32)
                 host.add_norm(x, added.astype(dtype), *vectors, 1e-5, dtype, order=2)
                 host.add_norm(x.astype(dtype), None, None, *vectors[1:], 1e-5, dtype, order=2)
+            write_text_layer(host, rng, dtype)
         for candidates in (0, 1, 255, 256, 257, 513):
             for detections in (1, 100, 300):
                 corner = rng.uniform(0, 200, (2, candidates, 2))
@@ -56,6 +58,17 @@ def write_dyconv(
     parameters = [rng.normal(0, 0.3, shape).astype(dtype) for shape in shapes]
     x = rng.normal(0, 1, (2, positions, channels)).astype(dtype)
     host.dyconv(x, levels, 8, (1e-5,) * 3, parameters, order=2)
+
+
+def write_text_layer(host: HostKernels, rng: np.random.Generator, dtype: np.typing.DTypeLike) -> None:
+    """Around the edges of groups of queries and keys, rows that no warp divides, the last values of a GELU."""
+    for tokens, depth in ((1, 8), (17, 16), (65, 40)):
+        qkv = rng.normal(0, 1, (2, tokens, 6 * depth)).astype(dtype)
+        host_text_layer.attention(host, qkv, np.zeros((2, tokens), np.float32), 2, 0.3, (-2.0, 2.0), order=2)
+    x, added = rng.normal(0, 1, (2, 3, 45)).astype(np.float32)
+    ones = np.ones(45, np.float32)
+    host_text_layer.norm(host, x, added.astype(dtype), ones, ones, 1e-5, order=2)
+    host_text_layer.gelu(host, rng.normal(0, 1, 264).astype(dtype), order=2)
 
 
 class Recording(HostKernels):

@@ -14,8 +14,14 @@ import onnx_ir
 import torch
 from torch.nn import functional as F
 
-from glip_export.runtime.torch_cuda import dyconv, functions, kernels, norms  # noqa: F401  three register our operators
-from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS
+from glip_export.runtime.torch_cuda import (  # some register our operators
+    dyconv,  # noqa: F401
+    functions,
+    kernels,  # noqa: F401
+    norms,  # noqa: F401
+    text_layer,
+)
+from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS, TEXT_LAYER
 
 DTYPES = {
     onnx_ir.DataType.FLOAT: torch.float32,
@@ -148,6 +154,13 @@ def _deform_im2col(node: onnx_ir.Node, x: torch.Tensor, offset: torch.Tensor, ma
 def _dyconv(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
     levels, groups = node.attributes["levels"].as_int(), node.attributes["groups"].as_int()
     return functions.dyconv, levels, groups, list(node.attributes["epsilon"].as_floats()), *tensors
+
+
+@_operator(TEXT_LAYER)
+def _text_layer(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+    heads, scale = node.attributes["heads"].as_int(), node.attributes["scale"].as_float()
+    epsilon, limits = (list(node.attributes[name].as_floats()) for name in ("epsilon", "limits"))
+    return text_layer.text_layer, heads, scale, epsilon, limits, *tensors
 
 
 @_operator(NMS)

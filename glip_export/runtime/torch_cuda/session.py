@@ -12,6 +12,7 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, graphs_of
 from glip_export.graphs.dyconv_node import CHANNEL_UNIT, fuse_dyconv
 from glip_export.graphs.precision import PRECISIONS, convert
+from glip_export.graphs.text_layer_node import fuse_text_layers
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
 from glip_export.runtime.torch_cuda.program import Program
@@ -46,7 +47,7 @@ class TorchCudaSession(DeviceSession):
 
         precision: fp16 (the default), bf16 or fp32. device, stream, cuda_graphs: see `TensorRtSession`. compiler: a
         backend of torch.compile, such as "inductor", for all that is not our kernels; the first run of a shape then
-        takes minutes. fused: each DyConv block whole in our kernels, in fp16 or fp32. driver, streams: for tests.
+        takes minutes. fused: whole modules in our kernels, in fp16 or fp32. driver, streams: for tests.
         Raises BackendError where PyTorch has no GPU, and for a fused bf16 or a model whose DyConv has no kernel.
         """
         self.precision = precision or DEFAULT_PRECISION
@@ -68,11 +69,18 @@ class TorchCudaSession(DeviceSession):
 
     def _lowered(self, bundle: Bundle, spec: GraphSpec, fused: bool) -> onnx_ir.Model:
         model = onnx_ir.load(bundle.graph_path(spec.name))
-        if fused and spec.name == FUSION_HEAD.name and not fuse_dyconv(model):
-            raise BackendError(
-                f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): use torch:cuda"
-            )
+        if fused:
+            _fuse(model, spec)
         return lower(convert(model, spec, self.precision), spec, bundle.config)
+
+
+def _fuse(model: onnx_ir.Model, spec: GraphSpec) -> None:
+    """One node in the place of each module that our kernels take, in place."""
+    fuse_text_layers(model)
+    if spec.name == FUSION_HEAD.name and not fuse_dyconv(model):
+        raise BackendError(
+            f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): use torch:cuda"
+        )
 
 
 def options_of(words: str) -> dict[str, Any]:

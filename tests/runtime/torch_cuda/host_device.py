@@ -13,8 +13,9 @@ from runtime.cuda.fake_driver import FakeDriver
 
 from glip_export.bundle import Bundle
 from glip_export.runtime.cuda.graphs import Captured
-from glip_export.runtime.torch_cuda import dyconv, kernels, norms
+from glip_export.runtime.torch_cuda import dyconv, kernels, norms, text_layer
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
+from plugins import host_text_layer
 
 
 class HostStreams:
@@ -69,6 +70,7 @@ def use_host_kernels(host: HostKernels) -> None:
         return [torch.from_numpy(np.ascontiguousarray(array)).view(x.shape) for array in made]
 
     use_host_dyconv(host)
+    use_host_text_layer(host)
 
 
 def use_host_dyconv(host: HostKernels) -> None:
@@ -82,3 +84,32 @@ def use_host_dyconv(host: HostKernels) -> None:
         levels = list(zip(sides[::2], sides[1::2], strict=True))
         arrays = [tensor.contiguous().numpy() for tensor in (x, *parameters)]
         return torch.from_numpy(np.ascontiguousarray(host.dyconv(arrays[0], levels, groups, epsilon, arrays[1:])))
+
+
+def use_host_text_layer(host: HostKernels) -> None:
+    """The operators of a layer of BERT for tensors on the CPU."""
+
+    @text_layer.text_attention.register_kernel("cpu")
+    def _(qkv: torch.Tensor, mask: torch.Tensor, heads: int, scale: float, limits: list[float]) -> torch.Tensor:
+        arrays = (tensor.contiguous().numpy() for tensor in (qkv, mask))
+        return torch.from_numpy(host_text_layer.attention(host, *arrays, heads, scale, (limits[0], limits[1])))
+
+    @text_layer.text_norm.register_kernel("cpu")
+    def _(
+        x: torch.Tensor,
+        added: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        epsilon: float,
+        added_limits: list[float],
+        limits: list[float],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = (tensor.contiguous().flatten(0, -2).numpy() for tensor in (x, added))
+        limited = (added_limits[0], added_limits[1]), (limits[0], limits[1])
+        made = host_text_layer.norm(host, *rows, weight.numpy(), bias.numpy(), epsilon, *limited)
+        out, narrow = (torch.from_numpy(array).view(x.shape) for array in made)
+        return out, narrow if added.dtype == torch.float16 else narrow.new_empty(0)
+
+    @text_layer.text_gelu.register_kernel("cpu")
+    def _(x: torch.Tensor, limits: list[float]) -> torch.Tensor:
+        return torch.from_numpy(host_text_layer.gelu(host, x.contiguous().numpy(), (limits[0], limits[1])))
