@@ -10,16 +10,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from glip_export.errors import BackendError
+from glip_export.trt.candidates_launches import (
+    CandidateLevel,
+    CandidateSizes,
+    candidates_launches,
+    candidates_workspace_bytes,
+)
 from glip_export.trt.dyconv_launches import DyConvSizes, dyconv_launches, dyconv_workspace_bytes
 from glip_export.trt.launches import Launch, im2col_launches, nms_launches, nms_workspace_bytes
 from glip_export.trt.norm_launches import add_norm_launches
 from glip_export.trt.nvrtc import INSTALL, compile_cubin
 
 __all__ = [
+    "CandidateLevel",
+    "CandidateSizes",
     "DyConvSizes",
     "KernelModule",
     "Launch",
     "add_norm_launches",
+    "candidates_launches",
+    "candidates_workspace_bytes",
     "compile_cubin",
     "dyconv_launches",
     "dyconv_workspace_bytes",

@@ -77,8 +77,16 @@ inline unsigned __float_as_uint(float value) {
 
 // Rounded to nearest: the library is built without contraction of multiply and add.
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline int __ffs(int value) { return __builtin_ffs(value); }
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+
+inline int atomicAdd(int* target, int more) {
+    const int old = *target;
+    *target = old + more;
+    return old;
+}
 
 inline unsigned atomicOr(unsigned* target, unsigned bits) {
     const unsigned old = *target;

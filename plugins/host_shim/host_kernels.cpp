@@ -8,6 +8,7 @@
 
 #include "../kernels/add_norm.cuh"
 #include "../kernels/box_selection.cuh"
+#include "../kernels/candidates.cuh"
 #include "../kernels/deform_im2col.cuh"
 #include "../kernels/dyconv_convolve.cuh"
 #include "../kernels/dyconv_finish.cuh"
@@ -78,6 +79,11 @@ const std::vector<Kernel>& kernels() {
         GLIP_KERNEL(glip_text_attention_f32),      GLIP_KERNEL(glip_text_attention_f16),
         GLIP_KERNEL(glip_text_norm_f32),           GLIP_KERNEL(glip_text_norm_f16),
         GLIP_KERNEL(glip_text_gelu_f32),           GLIP_KERNEL(glip_text_gelu_f16),
+        GLIP_KERNEL(glip_candidates_histogram_f32),  GLIP_KERNEL(glip_candidates_histogram_f16),
+        GLIP_KERNEL(glip_candidates_ties_f32),       GLIP_KERNEL(glip_candidates_ties_f16),
+        GLIP_KERNEL(glip_candidates_collect_f32),    GLIP_KERNEL(glip_candidates_collect_f16),
+        GLIP_KERNEL(glip_candidates_finish_f32),     GLIP_KERNEL(glip_candidates_finish_f16),
+        GLIP_KERNEL(glip_candidates_clear),
         GLIP_KERNEL(glip_nms_rank),          GLIP_KERNEL(glip_nms_select),
         GLIP_KERNEL(glip_missed_barrier),    GLIP_KERNEL(glip_missing_barrier),
         GLIP_KERNEL(glip_missing_wait),      GLIP_KERNEL(glip_missed_shuffle),

@@ -2,6 +2,7 @@
 
 #include "add_norm.cuh"
 #include "box_selection.cuh"
+#include "candidates.cuh"
 #include "deform_im2col.cuh"
 #include "dyconv_convolve.cuh"
 #include "dyconv_finish.cuh"

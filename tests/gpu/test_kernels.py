@@ -11,6 +11,7 @@ from gpu.conftest import REHEARSAL
 from plugins.drawn_add_norm import KINDS as NORM_KINDS
 from plugins.drawn_add_norm import LIMITS as NORM_LIMITS
 from plugins.drawn_add_norm import norm_rows, sum_and_norm
+from plugins.drawn_candidates import drawn, plain_candidates, with_ties
 from plugins.drawn_dyconv import (
     LIMITS,
     drawn_block,
@@ -147,6 +148,36 @@ def test_text_layer(on_device: Callable, tokens: int, dtype: str, tolerance: flo
     ]
     for found, expected in pairs:
         assert np.abs(found.astype(np.float64) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("values", [0, 5])  # all scores differ; of 5 different ones
+@pytest.mark.parametrize(("batch", "classes", "k", "largest"), [(2, 3, 70, (12, 17)), (1, 80, 1000, (100, 152))])
+def test_candidates(
+    on_device: Callable, batch: int, classes: int, k: int, largest: tuple[int, int], values: int, dtype: str
+) -> None:
+    from glip_export.trt.kernels import CandidateLevel, candidates_launches, candidates_workspace_bytes
+
+    if REHEARSAL and classes == 80:
+        pytest.skip("a rehearsal without a GPU")
+    levels = [CandidateLevel(*size, 64.0 * 2**i, 8 * 2**i, 1.25) for i, size in enumerate(pyramid(*largest))]
+    given = drawn(batch, classes, k, levels, dtype)
+    given = with_ties(given, values) if values else given
+    expected, count = plain_candidates(given), len(levels)
+    workspace = np.zeros(candidates_workspace_bytes(given.sizes), np.uint8)
+
+    def launches(arrays: list[Any], made: list[Any]) -> Any:
+        lists = (arrays[:count], arrays[count : 2 * count], arrays[2 * count : 3 * count])
+        outputs = (*made[:3], made[3].pointer)
+        return candidates_launches(dtype, given.sizes, given.threshold, *lists, arrays[-1], *outputs)
+
+    inputs = [*given.classes, *given.centerness, *given.deltas, given.image_sizes]
+    boxes, scores, labels, _ = on_device(launches, inputs, [*map(np.empty_like, expected), workspace])
+    np.testing.assert_allclose(scores, expected[1], rtol=1e-6)  # expf differs in its last bit
+    assert (np.diff(scores.reshape(batch, count, k), axis=2) <= 0).all()
+    if values:  # one centerness, whose probability is exact: the order is the same
+        np.testing.assert_array_equal(labels, expected[2])
+        np.testing.assert_allclose(boxes, expected[0], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1, 1), (257, 3), (5000, 80), (5000, 1)])

@@ -14,9 +14,12 @@ import numpy as np
 
 from glip_export.addresses import Array
 from glip_export.trt.kernels import (
+    CandidateSizes,
     DyConvSizes,
     Launch,
     add_norm_launches,
+    candidates_launches,
+    candidates_workspace_bytes,
     dyconv_launches,
     dyconv_workspace_bytes,
     im2col_launches,
@@ -135,6 +138,27 @@ class HostKernels:
         for launch in add_norm_launches(x.dtype, dtype, *x.shape, epsilon, *given, total, normed):
             assert self.launch(launch, order) == 0
         return [array for array in (total, normed) if array is not None]
+
+    def candidates(
+        self,
+        sizes: CandidateSizes,
+        threshold: float,
+        classes: Sequence[np.ndarray],
+        centerness: Sequence[np.ndarray],
+        deltas: Sequence[np.ndarray],
+        image_sizes: np.ndarray,
+        order: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """boxes (B, M, 4), scores (B, M), labels (B, M); see `candidates_launches`."""
+        shape = (sizes.B, sizes.candidates)
+        outputs = [_placed(np.full((*shape, 4), np.nan, np.float32)), _placed(np.full(shape, np.nan, np.float32))]
+        outputs.append(_placed(np.full(shape, 77, np.int32)))
+        workspace = _placed(np.full(candidates_workspace_bytes(sizes), 0xA5, np.uint8))
+        inputs = [[_placed(array) for array in arrays] for arrays in (classes, centerness, deltas)]
+        given = (*inputs, _placed(image_sizes), *outputs, workspace)
+        for launch in candidates_launches(centerness[0].dtype, sizes, threshold, *given):
+            assert self.launch(launch, order) == 0
+        return tuple(outputs)  # type: ignore[return-value]
 
     def nms(
         self,

@@ -24,6 +24,12 @@ KERNELS = [
         for step in ("offsets", "convolve", "coefficients", "combine")
         for kind in ("f32", "f16")
     ),
+    "glip_candidates_clear",
+    *(
+        f"glip_candidates_{step}_{kind}"
+        for step in ("histogram", "ties", "collect", "finish")
+        for kind in ("f32", "f16")
+    ),
     "glip_nms_rank",
     "glip_nms_select",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import host_text_layer
 import numpy as np
 from case_file import CaseFile
+from drawn_candidates import LEVELS, drawn, with_ties
 from host_kernels import HostKernels
 
 from glip_export.trt.kernels import Launch
@@ -38,6 +39,9 @@ def write_host_cases(path: Path, library: Path) -> None:
                 host.add_norm(x, added.astype(dtype), *vectors, 1e-5, dtype, order=2)
                 host.add_norm(x.astype(dtype), None, None, *vectors[1:], 1e-5, dtype, order=2)
             write_text_layer(host, rng, dtype)
+            for given in (drawn(2, 3, 70, dtype=dtype), with_ties(drawn(1, 30, 1100, LEVELS[:3], dtype), 1)):
+                inputs = (given.classes, given.centerness, given.deltas, given.image_sizes)
+                host.candidates(given.sizes, given.threshold, *inputs, order=2)
         for candidates in (0, 1, 255, 256, 257, 513):
             for detections in (1, 100, 300):
                 corner = rng.uniform(0, 200, (2, candidates, 2))
