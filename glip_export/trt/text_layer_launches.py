@@ -14,7 +14,7 @@ MAX_DEPTH = 128
 MAX_TOKENS = 512  # of a text
 MAX_NORMED = 4096  # channels
 
-_TEXT_THREADS, _NORM_THREADS = 128, 256
+_TEXT_THREADS, _ROW_THREADS = 128, 256
 _QUERIES, _KEYS = 16, 64
 _GELU_EACH = 8
 _ALIGNED = 16  # bytes that the kernels read at once
@@ -100,7 +100,7 @@ def text_norm_launches(
         Launch(
             f"glip_text_norm_{suffix}",
             (rows, 1, 1),
-            (_NORM_THREADS, 1, 1),
+            (_ROW_THREADS, 1, 1),
             4 * channels,
             (*pointers, ctypes.c_int32(channels), *numbers),
         )
@@ -121,9 +121,9 @@ def text_gelu_launches(
         return []
     x = checked_pointer("x", x_ptr, dtype, count, _ALIGNED)
     out = checked_pointer("out", out_ptr, dtype, count, _ALIGNED, written=True)
-    grid = (up(count, _NORM_THREADS * _GELU_EACH), 1, 1)
+    grid = (up(count, _ROW_THREADS * _GELU_EACH), 1, 1)
     arguments = (x, out, ctypes.c_int64(count), *map(ctypes.c_float, limits))
-    return [Launch(f"glip_text_gelu_{suffix}", grid, (_NORM_THREADS, 1, 1), 0, arguments)]
+    return [Launch(f"glip_text_gelu_{suffix}", grid, (_ROW_THREADS, 1, 1), 0, arguments)]
 
 
 def _suffix(dtype: npt.DTypeLike) -> str:

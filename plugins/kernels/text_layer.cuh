@@ -18,7 +18,7 @@ constexpr int kTextThreads = 128;
 constexpr int kQueries = 16;     // of a block
 constexpr int kKeys = 64;        // in shared memory at once
 constexpr int kMaxDepth = 128;   // of a head
-constexpr int kNormThreads = 256;
+constexpr int kRowThreads = 256;
 constexpr int kGeluEach = 8;     // values of a thread
 
 __device__ __forceinline__ float clamped(float value, float low, float high) {
@@ -161,7 +161,7 @@ __device__ __forceinline__ float sum_of_block(float value, float* scratch) {
     __syncthreads();
     float total = 0.0f;
 #pragma unroll
-    for (int warp = 0; warp < kNormThreads / 32; ++warp) total += scratch[warp];
+    for (int warp = 0; warp < kRowThreads / 32; ++warp) total += scratch[warp];
     return total;
 }
 
@@ -172,23 +172,23 @@ __device__ __forceinline__ void norm_of_sum(const float* __restrict__ x, const T
                                             float* __restrict__ out, T* __restrict__ narrow, int channels,
                                             float epsilon, float added_low, float added_high, float low, float high) {
     GLIP_DYNAMIC_SHARED(shared);
-    __shared__ float scratch[kNormThreads / 32];
+    __shared__ float scratch[kRowThreads / 32];
     float* const values = reinterpret_cast<float*>(shared);
     const int thread = static_cast<int>(threadIdx.x);
     const long long row = static_cast<long long>(blockIdx.x) * channels;
     float sum = 0.0f;
-    for (int c = thread; c < channels; c += kNormThreads) {
+    for (int c = thread; c < channels; c += kRowThreads) {
         values[c] = x[row + c] + clamped(to_float(added[row + c]), added_low, added_high);
         sum += values[c];
     }
     const float mean = sum_of_block(sum, scratch) / static_cast<float>(channels);
     float squares = 0.0f;
-    for (int c = thread; c < channels; c += kNormThreads) {
+    for (int c = thread; c < channels; c += kRowThreads) {
         squares += (values[c] - mean) * (values[c] - mean);
     }
     const float variance = sum_of_block(squares, scratch) / static_cast<float>(channels);
     const float factor = 1.0f / sqrtf(variance + epsilon);
-    for (int c = thread; c < channels; c += kNormThreads) {
+    for (int c = thread; c < channels; c += kRowThreads) {
         const float value = clamped((values[c] - mean) * factor * weight[c] + bias[c], low, high);
         out[row + c] = value;
         if (narrow != nullptr) narrow[row + c] = from_float<T>(value);
@@ -199,7 +199,7 @@ __device__ __forceinline__ void norm_of_sum(const float* __restrict__ x, const T
 template <typename T>
 __device__ __forceinline__ void clamped_gelu(const T* __restrict__ x, T* __restrict__ out, long long count, float low,
                                              float high) {
-    const long long first = (static_cast<long long>(blockIdx.x) * kNormThreads + threadIdx.x) * kGeluEach;
+    const long long first = (static_cast<long long>(blockIdx.x) * kRowThreads + threadIdx.x) * kGeluEach;
     if (first >= count) return;
     constexpr int kEach = 16 / sizeof(T);
 #pragma unroll
@@ -223,13 +223,13 @@ __device__ __forceinline__ void clamped_gelu(const T* __restrict__ x, T* __restr
         float low, float high) {                                                                               \
         glip::attend<T>(qkv, mask, out, tokens, heads, depth, masks, scale, low, high);                        \
     }                                                                                                          \
-    extern "C" __global__ void __launch_bounds__(glip::kNormThreads) glip_text_norm_##suffix(                  \
+    extern "C" __global__ void __launch_bounds__(glip::kRowThreads) glip_text_norm_##suffix(                  \
         const float* x, const T* added, const float* weight, const float* bias, float* out, T* narrow,         \
         int channels, float epsilon, float added_low, float added_high, float low, float high) {               \
         glip::norm_of_sum<T>(x, added, weight, bias, out, narrow, channels, epsilon, added_low, added_high,    \
                              low, high);                                                                       \
     }                                                                                                          \
-    extern "C" __global__ void __launch_bounds__(glip::kNormThreads) glip_text_gelu_##suffix(                  \
+    extern "C" __global__ void __launch_bounds__(glip::kRowThreads) glip_text_gelu_##suffix(                  \
         const T* x, T* out, long long count, float low, float high) {                                          \
         glip::clamped_gelu<T>(x, out, count, low, high);                                                       \
     }
