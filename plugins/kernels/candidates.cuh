@@ -21,7 +21,7 @@ namespace glip {
 constexpr int kMostLevels = 6;
 constexpr int kCandidateThreads = 256;
 constexpr int kChunk = 4096;    // pairs of a block
-constexpr int kAtOnce = 8;      // that a thread has under way
+constexpr int kScoresAtOnce = 8;  // that a thread has under way
 constexpr int kHistograms = 3;  // of a level
 constexpr int kBins = 2048;
 constexpr int kCutWords = kCandidateThreads + 16 + 2;  // what find_cut needs of shared memory
@@ -96,15 +96,15 @@ __device__ __forceinline__ void for_each_score(const CandidateLevels& levels, co
     const float* const of_level = classes[chunk.level] + chunk.of_picture * chunk.size;
     const T* const centres = centerness[chunk.level] + chunk.of_picture * levels.positions[chunk.level];
 #pragma unroll 1
-    for (int base = thread; base < kChunk; base += kAtOnce * kCandidateThreads) {
-        float value[kAtOnce];
+    for (int base = thread; base < kChunk; base += kScoresAtOnce * kCandidateThreads) {
+        float value[kScoresAtOnce];
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
+        for (int i = 0; i < kScoresAtOnce; ++i) {
             const int index = chunk.first + base + i * kCandidateThreads;
             value[i] = index < chunk.end ? of_level[index] : threshold;
         }
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
+        for (int i = 0; i < kScoresAtOnce; ++i) {
             if (!(value[i] > threshold)) continue;
             const int place = base + i * kCandidateThreads;
             const float centre = probability(to_float(centres[(chunk.first + place) / levels.classes]));
