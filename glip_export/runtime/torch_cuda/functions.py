@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,27 @@ def concat(axis: int, *values: torch.Tensor) -> torch.Tensor:
     return torch.cat(values, dim=axis)
 
 
+def are_adjacent(values: Sequence[torch.Tensor], axis: int) -> bool:
+    """Whether the values lie behind one another along the axis in one memory, as parts of a split do."""
+    first, axis = values[0], axis % values[0].ndim
+    end = first.storage_offset()
+    for value in values:
+        if value.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or value.storage_offset() != end:
+            return False
+        sizes = zip(value.shape, first.shape, strict=True)
+        if value.stride() != first.stride() or any(one != other for at, (one, other) in enumerate(sizes) if at != axis):
+            return False
+        end += value.shape[axis] * value.stride(axis)
+    return True
+
+
+def extended(first: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """A view of what `first` begins, `size` long along the axis: adjacent values behind one another."""
+    shape = list(first.shape)
+    shape[axis] = size
+    return first.as_strided(shape, first.stride())
+
+
 def index_with(x: torch.Tensor, index: tuple[slice, ...], backwards: list[int]) -> torch.Tensor:
     """x[index], a view; then some axes the other way round."""
     return x[index].flip(backwards) if backwards else x[index]
@@ -59,10 +81,22 @@ def take(x: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
     return torch.index_select(x, axis, index.reshape(-1)).reshape(shape)
 
 
-def dyconv(levels: int, groups: int, epsilon: list[float], *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """A DyConv block; tensors: the levels' features (B, C, H, W), then the parameters. Gives views of one tensor."""
+def positions_of(features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Maps (B, C, H, W) as (B, H * W, C)."""
+    return [feature.flatten(2).transpose(1, 2) for feature in features]
+
+
+def dyconv(
+    levels: int, groups: int, epsilon: list[float], adjacent: bool, *tensors: torch.Tensor
+) -> list[torch.Tensor]:
+    """A DyConv block; tensors: the levels' features (B, C, H, W), then the parameters. Gives views of one tensor.
+
+    adjacent: whether the levels' `positions_of` are.
+    """
     features, parameters = tensors[:levels], list(tensors[levels:])
-    x = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)  # (B, N, C)
+    positions = positions_of(features)
+    count = sum(level.shape[1] for level in positions)
+    x = extended(positions[0], 1, count) if adjacent else torch.cat(positions, dim=1)  # (B, N, C)
     sides = [side for feature in features for side in feature.shape[2:]]
     made = torch.ops.glip_export.dyconv.default(x, sides, parameters, groups, epsilon)
     parts = torch.split(made, [feature.shape[2] * feature.shape[3] for feature in features], dim=1)

@@ -153,7 +153,8 @@ def _deform_im2col(node: onnx_ir.Node, x: torch.Tensor, offset: torch.Tensor, ma
 @_operator(DYCONV)
 def _dyconv(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
     levels, groups = node.attributes["levels"].as_int(), node.attributes["groups"].as_int()
-    return functions.dyconv, levels, groups, list(node.attributes["epsilon"].as_floats()), *tensors
+    epsilon, positions = list(node.attributes["epsilon"].as_floats()), functions.positions_of(tensors[:levels])
+    return functions.dyconv, levels, groups, epsilon, functions.are_adjacent(positions, 1), *tensors
 
 
 @_operator(TEXT_LAYER)
@@ -230,7 +231,10 @@ def _transpose(node: onnx_ir.Node, x: torch.Tensor) -> Call:
 
 @_operator("Concat")
 def _concat(node: onnx_ir.Node, *values: torch.Tensor) -> Call:
-    return functions.concat, node.attributes["axis"].as_int(), *values
+    axis = node.attributes["axis"].as_int() % values[0].ndim
+    if len(values) > 1 and functions.are_adjacent(values, axis):  # so they are in every run of the same calls
+        return functions.extended, values[0], axis, sum(value.shape[axis] for value in values)
+    return functions.concat, axis, *values
 
 
 @_operator("Split", static=(1,))

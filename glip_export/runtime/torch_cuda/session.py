@@ -63,15 +63,17 @@ class TorchCudaSession(DeviceSession):
         with self._driver.active():
             streams = streams or CudaStreams(where)
             for spec in self.specs.values():
-                program = Program(self._lowered(bundle, spec, fused), where, compiler)
+                program = Program(lowered(bundle, spec, self.precision, fused), where, compiler)
                 runner = TorchRunner(program, spec, bundle.config, self._pool, cuda_graphs, streams)
                 self._runners[spec.name] = runner
 
-    def _lowered(self, bundle: Bundle, spec: GraphSpec, fused: bool) -> onnx_ir.Model:
-        model = onnx_ir.load(bundle.graph_path(spec.name))
-        if fused:
-            _fuse(model, spec)
-        return lower(convert(model, spec, self.precision), spec, bundle.config)
+
+def lowered(bundle: Bundle, spec: GraphSpec, precision: str, fused: bool) -> onnx_ir.Model:
+    """One of the bundle's graphs as a program takes it. Raises BackendError as `TorchCudaSession`."""
+    model = onnx_ir.load(bundle.graph_path(spec.name))
+    if fused:
+        _fuse(model, spec)
+    return lower(convert(model, spec, precision), spec, bundle.config)
 
 
 def _fuse(model: onnx_ir.Model, spec: GraphSpec) -> None:

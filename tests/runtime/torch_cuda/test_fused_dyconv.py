@@ -124,7 +124,12 @@ def test_a_nodes_maps_are_views(bundle: Bundle) -> None:
     x, sides, parameters, groups, epsilon = drawn()
     parts = torch.split(x, [height * width for height, width in SIZES], dim=1)
     features = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, SIZES, strict=True)]
-    made = functions.dyconv(len(SIZES), groups, epsilon, *features, *parameters)
+    assert functions.are_adjacent(functions.positions_of(features), 1)
+    made = functions.dyconv(len(SIZES), groups, epsilon, False, *features, *parameters)
+    for one, other in zip(
+        made, functions.dyconv(len(SIZES), groups, epsilon, True, *features, *parameters), strict=True
+    ):
+        assert torch.equal(one, other)
     assert [level.shape for level in made] == [feature.shape for feature in features]
     assert {level.untyped_storage().data_ptr() for level in made} == {made[0].untyped_storage().data_ptr()}
     torch.testing.assert_close(joined(made), plain_dyconv(x, sides, parameters, groups, epsilon), rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 from glip_export.errors import BackendError
-from glip_export.runtime.torch_cuda.functions import top_k
+from glip_export.runtime.torch_cuda.functions import are_adjacent, extended, top_k
 from glip_export.runtime.torch_cuda.operators import OPERATORS
 from glip_export.runtime.torch_cuda.program import Program
 
@@ -119,8 +120,51 @@ def test_equals_onnxruntime(name: str) -> None:
 
 
 def test_every_operator_has_a_case() -> None:
-    plugins = {"GlipDeformIm2Col", "GlipDyConv", "GlipNms"}  # tests/plugins, and the session's tests
-    assert {case[0] for case in CASES.values()} | plugins == set(OPERATORS)
+    ours = {name for name in OPERATORS if name.startswith("Glip")}  # tests/plugins, and the session's tests
+    assert {case[0] for case in CASES.values()} | ours == set(OPERATORS)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_parts_of_a_split_are_joined_without_a_copy(axis: int) -> None:
+    x = torch.arange(120.0).reshape(4, 6, 5).permute(1, 0, 2)
+    parts = x.split([1, 2, x.shape[axis] - 3], dim=axis)
+    assert are_adjacent(parts, axis) and not are_adjacent(parts[::2], axis) and not are_adjacent(parts[::-1], axis)
+    joined = extended(parts[0], axis, x.shape[axis])
+    assert torch.equal(joined, x) and joined.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda part: part.clone(),
+        lambda part: part[:, :-1],
+        lambda part: part.flip(0),
+        lambda part: torch.empty_like(part, device="meta"),
+    ],
+)
+def test_what_lies_elsewhere_is_not_adjacent(other: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    first, second = torch.arange(24.0).reshape(4, 6).split(2)
+    assert are_adjacent((first, second), 0) and not are_adjacent((first, other(second)), 0)
+
+
+def test_a_node_that_joins_what_a_split_made_copies_nothing() -> None:
+    """In the run that is traced and in one that makes the calls; what was changed between is copied."""
+    nodes = [
+        helper.make_node("Split", ["x", "sizes"], ["a", "b"], axis=1),
+        helper.make_node("Concat", ["a", "b"], ["same"], axis=1),
+        helper.make_node("Concat", ["b", "a"], ["other"], axis=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 5])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 5]) for name in ("same", "other")]
+    sizes = onnx.numpy_helper.from_array(ints(2, 3), "sizes")
+    graph = helper.make_graph(nodes, "g", [x], outputs, [sizes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    given = torch.arange(10.0).reshape(2, 5)
+    plan = Program(onnx_ir.from_proto(model), torch.device("cpu")).plan(((2, 5),))
+    for _ in range(2):
+        same, other = plan.run({"x": given})
+        assert torch.equal(same, given) and same.data_ptr() == given.data_ptr()
+        assert torch.equal(other, given[:, [2, 3, 4, 0, 1]])
 
 
 def test_top_k_keeps_the_order_of_equals_and_of_zeros() -> None:
