@@ -20,6 +20,7 @@ from glip_export.trt.dyconv_launches import DyConvSizes, dyconv_launches, dyconv
 from glip_export.trt.launches import Launch, im2col_launches, nms_launches, nms_workspace_bytes
 from glip_export.trt.norm_launches import add_norm_launches
 from glip_export.trt.nvrtc import INSTALL, compile_cubin
+from glip_export.trt.window_launches import WindowSizes, window_attention_launches
 
 __all__ = [
     "CandidateLevel",
@@ -27,6 +28,7 @@ __all__ = [
     "DyConvSizes",
     "KernelModule",
     "Launch",
+    "WindowSizes",
     "add_norm_launches",
     "candidates_launches",
     "candidates_workspace_bytes",
@@ -36,6 +38,7 @@ __all__ = [
     "im2col_launches",
     "nms_launches",
     "nms_workspace_bytes",
+    "window_attention_launches",
 ]
 
 DEFAULT_SHARED_BYTES = 48 << 10  # a block may have more only if its kernel was told

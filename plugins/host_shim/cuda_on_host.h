@@ -50,6 +50,7 @@ unsigned char* dynamic_shared();
 
 // Of a warp's threads: see plugins/kernels/warp.cuh. All 32 call it.
 void load_matrices(unsigned (&pairs)[4], const void* row);
+void load_transposed(unsigned (&pairs)[4], const void* row);
 void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
 float exchange(float value, int lane_bits);
 
@@ -66,6 +67,7 @@ void finish_copies();
 
 inline void __syncthreads() { glip_host::barrier(); }
 inline float __shfl_xor_sync(unsigned, float value, int lane_bits) { return glip_host::exchange(value, lane_bits); }
+inline void __syncwarp() { glip_host::exchange(0.0f, 0); }
 
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -73,6 +75,12 @@ inline unsigned __float_as_uint(float value) {
     unsigned bits;
     std::memcpy(&bits, &value, sizeof bits);
     return bits;
+}
+
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
 // Rounded to nearest: the library is built without contraction of multiply and add.

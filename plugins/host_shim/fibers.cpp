@@ -204,6 +204,19 @@ void load_matrices(unsigned (&pairs)[4], const void* row) {
     }
 }
 
+void load_transposed(unsigned (&pairs)[4], const void* row) {
+    const unsigned lane = current->lane;
+    const Meeting& meeting = meet([row](Meeting& shown, unsigned own) { shown.row[own] = row; });
+    for (unsigned i = 0; i < 4; ++i) {
+        std::uint16_t pair[2];
+        for (unsigned n = 0; n < 2; ++n) {
+            const auto* const from = static_cast<const unsigned char*>(meeting.row[8 * i + lane % 4 * 2 + n]);
+            std::memcpy(&pair[n], from + lane / 4 * sizeof(pair[n]), sizeof(pair[n]));
+        }
+        std::memcpy(&pairs[i], pair, sizeof(pairs[i]));
+    }
+}
+
 void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     const unsigned row = current->lane / 4, column = current->lane % 4 * 2;
     const Meeting& meeting = meet([&](Meeting& shown, unsigned lane) {

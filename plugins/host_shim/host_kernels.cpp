@@ -13,6 +13,7 @@
 #include "../kernels/dyconv_convolve.cuh"
 #include "../kernels/dyconv_finish.cuh"
 #include "../kernels/text_layer.cuh"
+#include "../kernels/window_attention.cuh"
 #include "../launchers/launch_plan.h"
 
 namespace {
@@ -85,6 +86,9 @@ const std::vector<Kernel>& kernels() {
         GLIP_KERNEL(glip_candidates_finish_f32),     GLIP_KERNEL(glip_candidates_finish_f16),
         GLIP_KERNEL(glip_candidates_clear),
         GLIP_KERNEL(glip_nms_rank),          GLIP_KERNEL(glip_nms_select),
+        GLIP_KERNEL(glip_window_attention_f32),
+        GLIP_KERNEL(glip_window_attention_f16_16), GLIP_KERNEL(glip_window_attention_f16_32),
+        GLIP_KERNEL(glip_window_attention_f16_48), GLIP_KERNEL(glip_window_attention_f16_64),
         GLIP_KERNEL(glip_missed_barrier),    GLIP_KERNEL(glip_missing_barrier),
         GLIP_KERNEL(glip_missing_wait),      GLIP_KERNEL(glip_missed_shuffle),
     };

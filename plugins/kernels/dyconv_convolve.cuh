@@ -67,11 +67,11 @@ struct Product {
         for (int k = 0; k < kStepBytes; k += 32) {
             unsigned left[kRows][4];
 #pragma unroll
-            for (int i = 0; i < kRows; ++i) load_matrices(left[i], a + i * 16 * kRowBytes + k);
+            for (int i = 0; i < kRows; ++i) load_matrices(left[i], shared_address(a + i * 16 * kRowBytes + k));
 #pragma unroll
             for (int j = 0; j < kPairs; j += 2) {
                 unsigned right[4];
-                load_matrices(right, b + j * 8 * kRowBytes + k);
+                load_matrices(right, shared_address(b + j * 8 * kRowBytes + k));
 #pragma unroll
                 for (int i = 0; i < kRows; ++i) {
                     multiply_tile(sums[i][j], left[i], {right[0], right[1]});

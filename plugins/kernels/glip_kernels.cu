@@ -7,3 +7,4 @@
 #include "dyconv_convolve.cuh"
 #include "dyconv_finish.cuh"
 #include "text_layer.cuh"
+#include "window_attention.cuh"

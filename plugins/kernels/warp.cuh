@@ -60,18 +60,52 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// Where something lies in shared memory, as a warp's loads take it: adding constants to it costs no registers.
+#ifdef GLIP_HOST_SHIM
+typedef const unsigned char* SharedAddress;
+#else
+typedef unsigned SharedAddress;
+#endif
+
+__device__ __forceinline__ SharedAddress shared_address(const unsigned char* place) {
+#ifdef GLIP_HOST_SHIM
+    return place;
+#else
+    return static_cast<unsigned>(__cvta_generic_to_shared(place));
+#endif
+}
+
 // Four 8x8 matrices of halves from shared memory: lane 8 * i + r gives the address of row r of matrix i, 16 bytes, and
 // gets of each matrix the pair of columns from 2 * (lane % 4) in row lane / 4 (PTX ISA, ldmatrix).
-__device__ __forceinline__ void load_matrices(unsigned (&pairs)[4], const void* row) {
+__device__ __forceinline__ void load_matrices(unsigned (&pairs)[4], SharedAddress row) {
 #ifdef GLIP_HOST_SHIM
     glip_host::load_matrices(pairs, row);
 #else
-    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                  : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
-                 : "r"(address)
+                 : "r"(row)
                  : "memory");
 #endif
+}
+
+// The same, each matrix transposed: a lane gets the pair of rows from 2 * (lane % 4) in column lane / 4.
+__device__ __forceinline__ void load_transposed(unsigned (&pairs)[4], SharedAddress row) {
+#ifdef GLIP_HOST_SHIM
+    glip_host::load_transposed(pairs, row);
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+                 : "r"(row)
+                 : "memory");
+#endif
+}
+
+// Two floats as halves, the first in the lower bits.
+__device__ __forceinline__ unsigned pair_of_halves(float first, float second) {
+    struct alignas(4) {
+        __half value[2];
+    } const pair{{__float2half_rn(first), __float2half_rn(second)}};
+    return load_as<unsigned>(&pair);
 }
 
 // sums (16, 8) += a (16, 16) * b (16, 8) of halves, by a whole warp. Lane 4 * g + t holds of a the pairs of columns
@@ -101,6 +135,16 @@ __device__ __forceinline__ float sum_over(float value) {
 #pragma unroll
     for (int bit = 1; bit < 32; bit <<= 1) {
         if (lanes & bit) value += __shfl_xor_sync(0xffffffffu, value, bit);
+    }
+    return value;
+}
+
+// The largest of them.
+template <int lanes>
+__device__ __forceinline__ float max_over(float value) {
+#pragma unroll
+    for (int bit = 1; bit < 32; bit <<= 1) {
+        if (lanes & bit) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, bit));
     }
     return value;
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gpu.conftest import REHEARSAL
 from plugins.drawn_add_norm import KINDS as NORM_KINDS
 from plugins.drawn_add_norm import LIMITS as NORM_LIMITS
@@ -22,8 +23,11 @@ from plugins.drawn_dyconv import (
     parameters_of,
     pyramid,
 )
+from plugins.drawn_windows import LIMITS as WINDOW_LIMITS
+from plugins.drawn_windows import attend_to_windows, drawn_windows
 from plugins.host_text_layer import expected_attention, expected_gelu, expected_norm
 
+from glip_export.graphs.swin_node import arranged
 from glip_export.runtime.host_nms import finish
 
 
@@ -178,6 +182,31 @@ def test_candidates(
     if values:  # one centerness, whose probability is exact: the order is the same
         np.testing.assert_array_equal(labels, expected[2])
         np.testing.assert_allclose(boxes, expected[0], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", WINDOW_LIMITS)
+@pytest.mark.parametrize(
+    ("size", "heads", "depth", "window", "shift"),
+    [((2, 9, 15), 3, 32, 7, 3), ((1, 13, 25), 2, 32, 12, 6), ((1, 4, 9), 1, 64, 8, 0), ((1, 100, 152), 6, 32, 7, 3)],
+)
+def test_window_attention(
+    on_device: Callable, size: tuple[int, int, int], heads: int, depth: int, window: int, shift: int, dtype: str
+) -> None:
+    from glip_export.trt.kernels import WindowSizes, window_attention_launches
+
+    if REHEARSAL and size[1] == 100:
+        pytest.skip("a rehearsal without a GPU")
+    drawn, scale = drawn_windows(*size, heads, depth, window), depth**-0.5
+    exact = (torch.from_numpy(array).double() for array in drawn)
+    expected = attend_to_windows(*exact, window, shift, scale).numpy()
+    sizes = WindowSizes(*size, heads, depth, window, shift)
+
+    def launches(given: list[Any], made: list[Any]) -> Any:
+        return window_attention_launches(dtype, sizes, scale, *given, *made)
+
+    inputs = [array.astype(dtype) for array in (*drawn[:2], arranged(drawn[2]))]
+    (found,) = on_device(launches, inputs, [np.empty(expected.shape, dtype)])
+    assert np.abs(found.astype(np.float32) - expected).max() <= WINDOW_LIMITS[dtype] * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("count", "classes"), [(1, 1), (257, 3), (5000, 80), (5000, 1)])

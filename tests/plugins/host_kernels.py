@@ -17,6 +17,7 @@ from glip_export.trt.kernels import (
     CandidateSizes,
     DyConvSizes,
     Launch,
+    WindowSizes,
     add_norm_launches,
     candidates_launches,
     candidates_workspace_bytes,
@@ -25,6 +26,7 @@ from glip_export.trt.kernels import (
     im2col_launches,
     nms_launches,
     nms_workspace_bytes,
+    window_attention_launches,
 )
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -159,6 +161,24 @@ class HostKernels:
         for launch in candidates_launches(centerness[0].dtype, sizes, threshold, *given):
             assert self.launch(launch, order) == 0
         return tuple(outputs)  # type: ignore[return-value]
+
+    def window_attention(
+        self,
+        qkv: np.ndarray,
+        bias: np.ndarray,
+        relative: np.ndarray,
+        window: int,
+        shift: int,
+        scale: float,
+        order: int = 0,
+    ) -> np.ndarray:
+        """qkv (B, H, W, 3C) -> (B, H, W, C); see `window_attention_launches`."""
+        heads, channels = len(relative), qkv.shape[3] // 3
+        sizes = WindowSizes(*qkv.shape[:3], heads, channels // heads, window, shift)
+        out = _placed(np.full((*qkv.shape[:3], channels), np.nan, qkv.dtype))
+        for launch in window_attention_launches(qkv.dtype, sizes, scale, *map(_placed, (qkv, bias, relative)), out):
+            assert self.launch(launch, order) == 0
+        return out
 
     def nms(
         self,

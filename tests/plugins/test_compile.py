@@ -30,6 +30,7 @@ KERNELS = [
         for step in ("histogram", "ties", "collect", "finish")
         for kind in ("f32", "f16")
     ),
+    *(f"glip_window_attention_{kind}" for kind in ("f32", "f16_16", "f16_32", "f16_48", "f16_64")),
     "glip_nms_rank",
     "glip_nms_select",
 ]

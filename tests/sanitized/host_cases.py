@@ -10,7 +10,7 @@ from case_file import CaseFile
 from drawn_candidates import LEVELS, drawn, with_ties
 from host_kernels import HostKernels
 
-from glip_export.trt.kernels import Launch
+from glip_export.trt.kernels import Launch, WindowSizes
 
 
 def write_host_cases(path: Path, library: Path) -> None:
@@ -33,6 +33,14 @@ def write_host_cases(path: Path, library: Path) -> None:
                     host.im2col(x, offset, mask, stride, order=2, shift=shift)
             for levels in (((1, 1),), ((13, 11), (7, 6)), ((5, 9), (3, 5), (2, 3))):
                 write_dyconv(host, rng, dtype, levels)
+            for size, depth, window, shift in (((1, 1), 16, 7, 3), ((8, 9), 32, 7, 3), ((3, 4), 48, 3, 0)):
+                parts = (
+                    (2, *size, 6 * depth),
+                    (6 * depth,),
+                    WindowSizes(2, *size, 2, depth, window, shift).relative_shape,
+                )
+                qkv, bias, relative = (rng.normal(0, 1, shape).astype(dtype) for shape in parts)
+                host.window_attention(qkv, bias, relative, window, shift, 0.25, order=2)
             for channels in (8, 96, 776):
                 vectors = rng.normal(0, 1, (3, channels)).astype(np.float32)
                 x, added = rng.normal(0, 1, (2, 3, channels)).astype(np.float32)

@@ -20,6 +20,7 @@ from glip_export.runtime.torch_cuda import (  # some register our operators
     kernels,  # noqa: F401
     norms,  # noqa: F401
     text_layer,
+    windows,  # noqa: F401
 )
 from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS, TEXT_LAYER
 

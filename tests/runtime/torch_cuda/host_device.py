@@ -13,7 +13,7 @@ from runtime.cuda.fake_driver import FakeDriver
 
 from glip_export.bundle import Bundle
 from glip_export.runtime.cuda.graphs import Captured
-from glip_export.runtime.torch_cuda import dyconv, kernels, norms, text_layer
+from glip_export.runtime.torch_cuda import dyconv, kernels, norms, text_layer, windows
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
 from plugins import host_text_layer
 
@@ -69,8 +69,21 @@ def use_host_kernels(host: HostKernels) -> None:
         made = host.add_norm(*flat, epsilon, kernels.NUMPY_DTYPES[dtype])
         return [torch.from_numpy(np.ascontiguousarray(array)).view(x.shape) for array in made]
 
+    use_host_window_attention(host)
     use_host_dyconv(host)
     use_host_text_layer(host)
+
+
+def use_host_window_attention(host: HostKernels) -> None:
+    """From now on in this process attention within windows is the kernel's, for tensors on the CPU."""
+
+    @windows.window_attention.register_kernel("cpu")
+    def _(
+        qkv: torch.Tensor, bias: torch.Tensor, relative: torch.Tensor, window: int, shift: int, scale: float
+    ) -> torch.Tensor:
+        windows.checked_windows(qkv, bias, relative, window, shift)
+        arrays = (tensor.contiguous().numpy() for tensor in (qkv, bias, relative))
+        return torch.from_numpy(np.ascontiguousarray(host.window_attention(*arrays, window, shift, scale)))
 
 
 def use_host_dyconv(host: HostKernels) -> None:
