@@ -8,7 +8,7 @@ numbers or constants, so that no later run waits for the device and all of it ca
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -18,6 +18,7 @@ import onnx_ir
 import torch
 
 from glip_export.errors import BackendError
+from glip_export.graphs.modules import MODULE_KEY
 from glip_export.runtime.session import one_line
 from glip_export.runtime.torch_cuda.functions import alias
 from glip_export.runtime.torch_cuda.operators import DTYPES, OPERATORS
@@ -43,6 +44,7 @@ class Step:
     function: Any
     arguments: tuple[Any, ...]
     outputs: tuple[int, ...]
+    source: str  # the module of the model that it came from, or the node's operator
     frees: tuple[int, ...]
 
 
@@ -127,8 +129,13 @@ class Plan:
         self._compiled: Any = None
         self.traced = False
 
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """The graph's outputs, in its order; views of inputs or of each other are possible."""
+    def run(
+        self, inputs: Mapping[str, torch.Tensor], before_step: Callable[[Step], None] | None = None
+    ) -> list[torch.Tensor]:
+        """The graph's outputs, in its order; views of inputs or of each other are possible.
+
+        before_step: called before each call of a run that is not the first, for measurements.
+        """
         if not self.traced:
             results = self._trace(inputs)
             if not self._program.compiler:
@@ -138,6 +145,8 @@ class Plan:
         values = list(self._start)
         values[: len(inputs)] = [inputs[name] for name in self._program.inputs]
         for step in self._steps:
+            if before_step is not None:
+                before_step(step)
             given = step.function(*(values[a.number] if type(a) is Slot else a for a in step.arguments))
             if len(step.outputs) == 1:
                 values[step.outputs[0]] = given
@@ -176,7 +185,8 @@ class Plan:
             for value, result in zip(node.outputs, results, strict=True):
                 values[str(value.name)] = result
             if call is not None:
-                recorder.add(call, [result for result in results if isinstance(result, torch.Tensor)])
+                source = node.metadata_props.get(MODULE_KEY) or node.op_type
+                recorder.add(call, [result for result in results if isinstance(result, torch.Tensor)], source)
             for name in _names(node.inputs):
                 left[name] -= 1
                 if not left[name]:
@@ -197,15 +207,15 @@ class _Recorder:
         self._numbers: dict[int, int] = {}  # by the tensor's identity, while it lives
         self._alive: dict[int, torch.Tensor] = {}
         self._start: list[Any] = []
-        self._calls: list[tuple[Any, tuple[Any, ...], tuple[int, ...]]] = []
+        self._calls: list[tuple[Any, tuple[Any, ...], tuple[int, ...], str]] = []
         for name in order:
             self._new(inputs[name], None)
 
-    def add(self, call: tuple[Any, ...], results: Sequence[torch.Tensor]) -> None:
-        """A call that was made, and what it gave."""
+    def add(self, call: tuple[Any, ...], results: Sequence[torch.Tensor], source: str) -> None:
+        """A call that was made, what it gave, and where it came from."""
         function, *arguments = call
         slots = tuple(self.slot(a) if isinstance(a, torch.Tensor) else a for a in arguments)
-        self._calls.append((function, slots, tuple(self._new(result, None) for result in results)))
+        self._calls.append((function, slots, tuple(self._new(result, None) for result in results), source))
 
     def slot(self, tensor: torch.Tensor) -> Slot:
         """The tensor's slot; one that no call gave is a constant."""
@@ -223,7 +233,7 @@ class _Recorder:
     def finished(self, results: Sequence[int]) -> tuple[list[Step], list[Any]]:
         """The steps, and every slot's value before the first."""
         last: dict[int, int] = {}
-        for place, (_, arguments, outputs) in enumerate(self._calls):
+        for place, (_, arguments, outputs, _) in enumerate(self._calls):
             last.update(dict.fromkeys((a.number for a in arguments if isinstance(a, Slot)), place))
             last.update(dict.fromkeys(outputs, place))
         frees: list[list[int]] = [[] for _ in self._calls]
