@@ -10,6 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from glip_export.errors import BackendError
+from glip_export.trt.bi_attention_launches import (
+    BiAttentionSizes,
+    image_reads_launches,
+    text_reads_launches,
+    text_reads_workspace_bytes,
+)
 from glip_export.trt.candidates_launches import (
     CandidateLevel,
     CandidateSizes,
@@ -23,6 +29,7 @@ from glip_export.trt.nvrtc import INSTALL, compile_cubin
 from glip_export.trt.window_launches import WindowSizes, window_attention_launches
 
 __all__ = [
+    "BiAttentionSizes",
     "CandidateLevel",
     "CandidateSizes",
     "DyConvSizes",
@@ -36,8 +43,11 @@ __all__ = [
     "dyconv_launches",
     "dyconv_workspace_bytes",
     "im2col_launches",
+    "image_reads_launches",
     "nms_launches",
     "nms_workspace_bytes",
+    "text_reads_launches",
+    "text_reads_workspace_bytes",
     "window_attention_launches",
 ]
 

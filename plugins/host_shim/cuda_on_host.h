@@ -53,6 +53,7 @@ void load_matrices(unsigned (&pairs)[4], const void* row);
 void load_transposed(unsigned (&pairs)[4], const void* row);
 void multiply_tile(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
 float exchange(float value, int lane_bits);
+float from_lane(float value, int lane);
 
 // Copies of the calling thread.
 void copy_later(void* shared, const void* global, std::size_t bytes);
@@ -67,6 +68,7 @@ void finish_copies();
 
 inline void __syncthreads() { glip_host::barrier(); }
 inline float __shfl_xor_sync(unsigned, float value, int lane_bits) { return glip_host::exchange(value, lane_bits); }
+inline float __shfl_sync(unsigned, float value, int lane) { return glip_host::from_lane(value, lane); }
 inline void __syncwarp() { glip_host::exchange(0.0f, 0); }
 
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }

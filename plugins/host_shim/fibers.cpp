@@ -190,9 +190,12 @@ void finish_copies() {
     current->copies.clear();
 }
 
+float from_lane(float value, int lane) {
+    return meet([value](Meeting& meeting, unsigned own) { meeting.value[own] = value; }).value[lane];
+}
+
 float exchange(float value, int lane_bits) {
-    const unsigned other = current->lane ^ static_cast<unsigned>(lane_bits);
-    return meet([value](Meeting& meeting, unsigned lane) { meeting.value[lane] = value; }).value[other];
+    return from_lane(value, static_cast<int>(current->lane) ^ lane_bits);
 }
 
 void load_matrices(unsigned (&pairs)[4], const void* row) {

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "../kernels/add_norm.cuh"
+#include "../kernels/bi_attention_image.cuh"
+#include "../kernels/bi_attention_text.cuh"
 #include "../kernels/box_selection.cuh"
 #include "../kernels/candidates.cuh"
 #include "../kernels/deform_im2col.cuh"
@@ -85,6 +87,12 @@ const std::vector<Kernel>& kernels() {
         GLIP_KERNEL(glip_candidates_collect_f32),    GLIP_KERNEL(glip_candidates_collect_f16),
         GLIP_KERNEL(glip_candidates_finish_f32),     GLIP_KERNEL(glip_candidates_finish_f16),
         GLIP_KERNEL(glip_candidates_clear),
+        GLIP_KERNEL(glip_text_reads_f32_64),       GLIP_KERNEL(glip_text_reads_f16_64),
+        GLIP_KERNEL(glip_text_reads_f32_256),      GLIP_KERNEL(glip_text_reads_f16_256),
+        GLIP_KERNEL(glip_text_combine_f32),        GLIP_KERNEL(glip_text_combine_f16),
+        GLIP_KERNEL(glip_image_reads_f32_64),      GLIP_KERNEL(glip_image_reads_f16_64),
+        GLIP_KERNEL(glip_image_reads_f32_256),     GLIP_KERNEL(glip_image_reads_f16_256),
+        GLIP_KERNEL(glip_image_reads_f16_64_pair), GLIP_KERNEL(glip_image_reads_f16_256_pair),
         GLIP_KERNEL(glip_nms_rank),          GLIP_KERNEL(glip_nms_select),
         GLIP_KERNEL(glip_window_attention_f32),
         GLIP_KERNEL(glip_window_attention_f16_16), GLIP_KERNEL(glip_window_attention_f16_32),

@@ -1,6 +1,8 @@
 // All kernels in one translation unit: what NVRTC compiles for the Python plugins.
 
 #include "add_norm.cuh"
+#include "bi_attention_image.cuh"
+#include "bi_attention_text.cuh"
 #include "box_selection.cuh"
 #include "candidates.cuh"
 #include "deform_im2col.cuh"

@@ -149,4 +149,18 @@ __device__ __forceinline__ float max_over(float value) {
     return value;
 }
 
+// Whether it is so in any lane.
+__device__ __forceinline__ bool any_of_warp(bool value) {
+#ifdef GLIP_HOST_SHIM
+    return max_over<31>(value ? 1.0f : 0.0f) > 0.0f;
+#else
+    return __any_sync(0xffffffffu, value) != 0;
+#endif
+}
+
+// What the lane of this number has.
+__device__ __forceinline__ float from_lane(float value, int lane) {
+    return __shfl_sync(0xffffffffu, value, lane);
+}
+
 }  // namespace glip

@@ -14,6 +14,7 @@ import numpy as np
 
 from glip_export.addresses import Array
 from glip_export.trt.kernels import (
+    BiAttentionSizes,
     CandidateSizes,
     DyConvSizes,
     Launch,
@@ -24,8 +25,11 @@ from glip_export.trt.kernels import (
     dyconv_launches,
     dyconv_workspace_bytes,
     im2col_launches,
+    image_reads_launches,
     nms_launches,
     nms_workspace_bytes,
+    text_reads_launches,
+    text_reads_workspace_bytes,
     window_attention_launches,
 )
 
@@ -177,6 +181,45 @@ class HostKernels:
         sizes = WindowSizes(*qkv.shape[:3], heads, channels // heads, window, shift)
         out = _placed(np.full((*qkv.shape[:3], channels), np.nan, qkv.dtype))
         for launch in window_attention_launches(qkv.dtype, sizes, scale, *map(_placed, (qkv, bias, relative)), out):
+            assert self.launch(launch, order) == 0
+        return out
+
+    def text_reads(
+        self,
+        v: np.ndarray,
+        keys: np.ndarray,
+        bias: np.ndarray,
+        heads: int,
+        limits: tuple[float, float],
+        order: int = 0,
+    ) -> np.ndarray:
+        """v (B, N, C) -> (B, heads * T, C); see `text_reads_launches`."""
+        sizes = BiAttentionSizes(*v.shape, heads, keys.shape[1] // heads)
+        out = _placed(np.full(keys.shape, np.nan, v.dtype))
+        workspace = _placed(np.full(text_reads_workspace_bytes(v.dtype, sizes), 0xFF, np.uint8))
+        given = [_placed(array) for array in (v, keys, bias)]
+        for launch in text_reads_launches(v.dtype, sizes, limits, *given, out, workspace):
+            assert self.launch(launch, order) == 0
+        return out
+
+    def image_reads(
+        self,
+        v: np.ndarray,
+        keys: np.ndarray,
+        bias: np.ndarray,
+        values: np.ndarray,
+        mask: np.ndarray,
+        gain: np.ndarray,
+        offset: np.ndarray,
+        limits: tuple[float, float],
+        order: int = 0,
+    ) -> np.ndarray:
+        """v (B, N, C) -> (B, N, C); see `image_reads_launches`."""
+        tokens = mask.shape[1]
+        sizes = BiAttentionSizes(*v.shape, keys.shape[1] // tokens, tokens)
+        out = _placed(np.full(v.shape, np.nan, v.dtype))
+        given = [_placed(array) for array in (v, keys, bias, values, mask, gain, offset)]
+        for launch in image_reads_launches(v.dtype, sizes, limits, *given, out):
             assert self.launch(launch, order) == 0
         return out
 

@@ -31,6 +31,9 @@ KERNELS = [
         for kind in ("f32", "f16")
     ),
     *(f"glip_window_attention_{kind}" for kind in ("f32", "f16_16", "f16_32", "f16_48", "f16_64")),
+    *(f"glip_text_{step}" for step in ("reads_f32_64", "reads_f32_256", "reads_f16_64", "reads_f16_256")),
+    *(f"glip_text_combine_{kind}" for kind in ("f32", "f16")),
+    *(f"glip_image_reads_{kind}" for kind in ("f32_64", "f32_256", "f16_64", "f16_256", "f16_64_pair", "f16_256_pair")),
     "glip_nms_rank",
     "glip_nms_select",
 ]

@@ -50,6 +50,8 @@ def write_host_cases(path: Path, library: Path) -> None:
             for given in (drawn(2, 3, 70, dtype=dtype), with_ties(drawn(1, 30, 1100, LEVELS[:3], dtype), 1)):
                 inputs = (given.classes, given.centerness, given.deltas, given.image_sizes)
                 host.candidates(given.sizes, given.threshold, *inputs, order=2)
+            for positions, channels, tokens in ((1, 32, 1), (33, 64, 33), (65, 96, 5)):
+                write_bi_attention(host, rng, dtype, positions, channels, tokens)
         for candidates in (0, 1, 255, 256, 257, 513):
             for detections in (1, 100, 300):
                 corner = rng.uniform(0, 200, (2, candidates, 2))
@@ -81,6 +83,24 @@ def write_text_layer(host: HostKernels, rng: np.random.Generator, dtype: np.typi
     ones = np.ones(45, np.float32)
     host_text_layer.norm(host, x, added.astype(dtype), ones, ones, 1e-5, order=2)
     host_text_layer.gelu(host, rng.normal(0, 1, 264).astype(dtype), order=2)
+
+
+def write_bi_attention(
+    host: HostKernels,
+    rng: np.random.Generator,
+    dtype: np.typing.DTypeLike,
+    positions: int,
+    channels: int,
+    tokens: int,
+) -> None:
+    """Three heads, two images; some tokens are masked."""
+    v, keys, values = (rng.normal(0, 1, (2, n, channels)).astype(dtype) for n in (positions, 3 * tokens, 3 * tokens))
+    bias, mask = rng.normal(0, 1, (2, 3 * tokens)).astype(dtype), np.zeros((2, tokens), np.float32)
+    mask[1, tokens // 2 :] = -9e15
+    gain, offset = rng.normal(0, 1, (2, channels)).astype(np.float32)
+    limits = (-50000.0, 50000.0)
+    host.text_reads(v, keys, bias, 3, limits, order=2)
+    host.image_reads(v, keys, bias, values, mask, gain, offset, limits, order=2)
 
 
 class Recording(HostKernels):
