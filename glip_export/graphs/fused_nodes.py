@@ -13,7 +13,7 @@ from glip_export.graphs.quantized import add_initializer
 DOMAIN, OPSET = "glip", 1  # as in trt/nodes.py, which is above this module
 
 # Nodes around a residual stream in float32: which of their inputs, by place, are of the lower type where there is one.
-LOW_INPUTS = {"GlipTextLayer": range(2, 10)}
+LOW_INPUTS = {"GlipSwinBlock": (3, 4, 5, 6, 10, 11, 12), "GlipTextLayer": range(2, 10)}
 
 
 def put_node(

@@ -8,6 +8,7 @@ NAMESPACE = ""
 DEFORM_IM2COL = "GlipDeformIm2Col"
 NMS = "GlipNms"
 DYCONV = "GlipDyConv"  # graphs/dyconv_node.py's, of torch:cuda alone
+SWIN_BLOCK = "GlipSwinBlock"  # graphs/swin_node.py's, of torch:cuda alone
 TEXT_LAYER = "GlipTextLayer"  # graphs/text_layer_node.py's, of torch:cuda alone
 
 DEFORM_CONV_FORMS = ("plugin", "gridsample")

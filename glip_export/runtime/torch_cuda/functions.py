@@ -105,6 +105,27 @@ def dyconv(
     ]
 
 
+def swin_block(
+    window: int, shift: int, scale: float, epsilon: list[float], x: torch.Tensor, *parameters: torch.Tensor
+) -> torch.Tensor:
+    """A Swin block, in nine kernels: x float32 (B, H, W, C) -> float32 (B, H, W, C).
+
+    parameters: those of `graphs.swin_node.parameters_of`, in its order; four weights, the biases of qkv and fc1 and the
+    relative biases are of the type that the products are made in, the rest float32. epsilon: of the two norms.
+    """
+    (norm1_weight, norm1_bias, qkv_weight, qkv_bias, relative, proj_weight, proj_bias, norm2_weight, norm2_bias,
+     fc1_weight, fc1_bias, fc2_weight, fc2_bias) = parameters  # fmt: skip
+    ops, dtype, rows = torch.ops.glip_export, qkv_weight.dtype, x.flatten(0, 2)
+    (y,) = ops.add_norm.default(rows, None, None, norm1_weight, norm1_bias, epsilon[0], dtype)
+    qkv = F.linear(y, qkv_weight, qkv_bias).unflatten(0, x.shape[:3])
+    y = ops.window_attention.default(qkv, qkv_bias, relative, window, shift, scale).flatten(0, 2)
+    y = F.linear(y, proj_weight)
+    rows, y = ops.add_norm.default(rows, y, proj_bias, norm2_weight, norm2_bias, epsilon[1], dtype)
+    y = F.linear(F.gelu(F.linear(y, fc1_weight, fc1_bias)), fc2_weight)
+    (rows,) = ops.add_norm.default(rows, y, fc2_bias, None, None, 0.0, dtype)
+    return rows.view(x.shape)
+
+
 def full(shape: list[int], value: Any, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of one value."""
     return torch.full(shape, value, dtype=dtype)

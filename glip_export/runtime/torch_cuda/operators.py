@@ -22,7 +22,7 @@ from glip_export.runtime.torch_cuda import (  # some register our operators
     text_layer,
     windows,  # noqa: F401
 )
-from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS, TEXT_LAYER
+from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS, SWIN_BLOCK, TEXT_LAYER
 
 DTYPES = {
     onnx_ir.DataType.FLOAT: torch.float32,
@@ -156,6 +156,13 @@ def _dyconv(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
     levels, groups = node.attributes["levels"].as_int(), node.attributes["groups"].as_int()
     epsilon, positions = list(node.attributes["epsilon"].as_floats()), functions.positions_of(tensors[:levels])
     return functions.dyconv, levels, groups, epsilon, functions.are_adjacent(positions, 1), *tensors
+
+
+@_operator(SWIN_BLOCK)
+def _swin_block(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+    window, shift = node.attributes["window"].as_int(), node.attributes["shift"].as_int()
+    scale, epsilon = node.attributes["scale"].as_float(), list(node.attributes["epsilon"].as_floats())
+    return functions.swin_block, window, shift, scale, epsilon, *tensors
 
 
 @_operator(TEXT_LAYER)

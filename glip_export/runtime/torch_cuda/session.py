@@ -12,6 +12,7 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, graphs_of
 from glip_export.graphs.dyconv_node import CHANNEL_UNIT, fuse_dyconv
 from glip_export.graphs.precision import PRECISIONS, convert
+from glip_export.graphs.swin_node import fuse_swin
 from glip_export.graphs.text_layer_node import fuse_text_layers
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
@@ -78,6 +79,7 @@ def lowered(bundle: Bundle, spec: GraphSpec, precision: str, fused: bool) -> onn
 
 def _fuse(model: onnx_ir.Model, spec: GraphSpec) -> None:
     """One node in the place of each module that our kernels take, in place."""
+    fuse_swin(model)
     fuse_text_layers(model)
     if spec.name == FUSION_HEAD.name and not fuse_dyconv(model):
         raise BackendError(

@@ -21,8 +21,9 @@ def window_attention(
     most 4608. Raises ValueError for another type or other shapes.
     """
     sizes = checked_windows(qkv, bias, relative, window, shift)
+    qkv, bias, relative = qkv.contiguous(), bias.contiguous(), relative.contiguous()
     out = _empty_map(qkv, bias, relative, window, shift, scale)
-    pointers = [in_stream_order(tensor) for tensor in (*(t.contiguous() for t in (qkv, bias, relative)), out)]
+    pointers = [in_stream_order(tensor) for tensor in (qkv, bias, relative, out)]
     put_on_stream(window_attention_launches(NUMPY_DTYPES[qkv.dtype], sizes, scale, *pointers), qkv)
     return out
 

@@ -60,6 +60,14 @@ def use_host_kernels(host: HostKernels) -> None:
         arrays = (tensor.contiguous().numpy() for tensor in (boxes, scores, labels))
         return tuple(map(torch.from_numpy, map(np.ascontiguousarray, host.nms(*arrays, iou_threshold, max_detections))))
 
+    use_host_swin(host)
+    use_host_dyconv(host)
+    use_host_text_layer(host)
+
+
+def use_host_swin(host: HostKernels) -> None:
+    """From now on in this process sums, norms and attention within windows are the kernels', for tensors on the CPU."""
+
     @norms.add_norm.register_kernel("cpu")
     def _(x: torch.Tensor, *tensors: Any) -> list[torch.Tensor]:
         *vectors, epsilon, dtype = tensors
@@ -68,14 +76,6 @@ def use_host_kernels(host: HostKernels) -> None:
         flat = (None if a is None else a.reshape(-1, a.shape[-1]) if place < 2 else a for place, a in enumerate(rows))
         made = host.add_norm(*flat, epsilon, kernels.NUMPY_DTYPES[dtype])
         return [torch.from_numpy(np.ascontiguousarray(array)).view(x.shape) for array in made]
-
-    use_host_window_attention(host)
-    use_host_dyconv(host)
-    use_host_text_layer(host)
-
-
-def use_host_window_attention(host: HostKernels) -> None:
-    """From now on in this process attention within windows is the kernel's, for tensors on the CPU."""
 
     @windows.window_attention.register_kernel("cpu")
     def _(

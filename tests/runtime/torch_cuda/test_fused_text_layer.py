@@ -12,7 +12,7 @@ import pytest
 import torch
 from plugins.host_kernels import HostKernels
 from runtime.torch_cuda.host_device import open_on_host, use_host_kernels
-from torch.utils._python_dispatch import TorchDispatchMode
+from runtime.torch_cuda.recorded_calls import Calls
 
 from glip_export.bundle import Bundle
 from glip_export.graphs import text_layer_node
@@ -88,20 +88,6 @@ def test_nine_calls_and_no_cast_or_copy_among_them(bundle: Bundle) -> None:
     assert sorted(calls.names) == sorted(
         ["_to_copy", *products, "text_attention", "text_norm", "text_gelu", "text_norm"]
     )
-
-
-class Calls(TorchDispatchMode):
-    """The operators that made new values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function.overloadpacket.__name__
-        if not (function.is_view or name.startswith("empty") or name in ("new_empty", "_unsafe_view", "detach")):
-            self.names.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 def drawn(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
