@@ -30,6 +30,7 @@ from glip_export.graphs.contracts import fixed_axes, graphs_of, pyramid_axes
 from glip_export.runtime.torch_cuda.program import Program, Step
 from glip_export.runtime.torch_cuda.session import lowered
 from glip_export.trt.dyconv_launches import PREDICTED, DyConvSizes
+from glip_export.trt.launches import up
 
 META = torch.device("meta")
 MOVES_NOTHING = ("_reshape_alias", "_unsafe_view", "detach", "new_empty")
@@ -48,7 +49,12 @@ def _text_attention_flop(qkv: torch.Tensor, *_: Any) -> int:
     return 4 * batch * tokens * tokens * (channels // 3)
 
 
-FLOP = {"dyconv": _dyconv_flop, "text_attention": _text_attention_flop}
+def _window_attention_flop(qkv: torch.Tensor, bias: torch.Tensor, relative: torch.Tensor, window: int, *_: Any) -> int:
+    batch, height, width, channels = qkv.shape
+    return 4 * batch * up(height, window) * up(width, window) * window**4 * (channels // 3)
+
+
+FLOP = {"dyconv": _dyconv_flop, "text_attention": _text_attention_flop, "window_attention": _window_attention_flop}
 
 
 @dataclass

@@ -45,6 +45,13 @@ def test_fused_modules_are_fewer_launches_and_bytes(bundle: Bundle, graph: str) 
     assert 0 < fused.launches < 0.7 * plain.launches and 0 < fused.bytes < plain.bytes
 
 
+def test_swin_blocks_are_fewer_launches_and_bytes_and_no_products_of_padding(demo_bundle: Path) -> None:
+    bundle = Bundle.open(demo_bundle, verify=False)
+    plain, fused = (whole(bundle, "vision_backbone", fused=fused) for fused in (False, True))
+    assert fused.launches < 0.5 * plain.launches and fused.bytes < 0.5 * plain.bytes
+    assert 0.5 * plain.flop < fused.flop < plain.flop
+
+
 def test_halves_are_fewer_bytes(bundle: Bundle) -> None:
     half, single = (whole(bundle, "vision_backbone", precision).bytes for precision in ("fp16", "fp32"))
     assert half < 0.8 * single
