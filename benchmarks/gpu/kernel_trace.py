@@ -13,6 +13,7 @@ TOP = 25
 CLASSES = (  # the first whose pattern is in a kernel's name
     ("ours: im2col", r"im2col"),
     ("ours: DyConv", r"dyconv"),
+    ("ours: Swin", r"window_attention|add_norm"),
     ("ours: NMS", r"glip|nms"),
     ("copies", r"memcpy|memset"),
     ("products and convolutions", r"gemm|gemv|cutlass|xmma|wgmma|nvjet|splitk|conv|aten::(mm|addmm|bmm|baddbmm)"),

@@ -14,8 +14,12 @@ from kernel_trace import trace
 from step_environment import _seconds as best_seconds
 
 from glip_export.graphs.contracts import pyramid_axes
-from glip_export.runtime.torch_cuda import dyconv, kernels  # noqa: F401  register our operators
+from glip_export.graphs.fused_nodes import LOW_INPUTS
+from glip_export.graphs.swin_node import SWIN_BLOCK
+from glip_export.runtime.torch_cuda import dyconv, functions, kernels, norms, windows  # noqa: F401  register our operators
 from glip_export.trt.dyconv_launches import DyConvSizes
+from glip_export.trt.kernels import WindowSizes
+from glip_export.trt.launches import up
 
 WORD = "torch:cuda:fp16"
 REPEATS = 10  # of a kernel that is timed alone, in one CUDA graph
@@ -40,6 +44,7 @@ def parts(context: Context) -> list[Part]:
         ("deform-conv", partial(_deform_conv, context, contestants)),
         ("dyconv", partial(_dyconv, context, contestants)),
         ("nms", partial(_nms, context, contestants)),
+        ("swin", partial(_swin, context, contestants)),
         *stages,
     ]
 
@@ -116,6 +121,31 @@ def _dyconv(context: Context, contestants: Callable[[], Contestants]) -> dict[st
             found[dtype]["share_of_peak"] = found[dtype]["tflops"] / peaks["matmul_tflops"][dtype]
     line = ", ".join(f"{dtype} {of['us']:.0f} us" for dtype, of in found.items())
     return {"line": f"a block at full size: {line}", "levels": levels, "types": found}
+
+
+def _swin(context: Context, contestants: Callable[[], Contestants]) -> dict[str, Any]:
+    """A whole shifted block of each stage, heads of 32 channels as all Swins have, and each of its kernels."""
+    contestants()
+    swin, (height, width), found = config_of(context).swin, picture_size(context), {}
+    for stage, heads in enumerate(swin.num_heads):
+        side, channels, window = 4 * 2**stage, 32 * heads, swin.window_size
+        size, hidden = (1, up(height, side), up(width, side)), 4 * channels
+        relative = WindowSizes(*size, heads, 32, window, window // 2).relative_shape
+        shapes = [(channels,), (channels,), (3 * channels, channels), (3 * channels,), relative]
+        shapes += [(channels, channels), (channels,), (channels,), (channels,)]
+        shapes += [(hidden, channels), (hidden,), (channels, hidden), (channels,)]
+        draw = torch.Generator(device=context.device).manual_seed(stage)
+        x, *parameters = (
+            (torch.randn(shape, generator=draw, device=context.device) / 8).to(
+                torch.float16 if place in LOW_INPUTS[SWIN_BLOCK] else torch.float32
+            )
+            for place, shape in enumerate([(*size, channels), *shapes])
+        )
+        once = partial(functions.swin_block, window, window // 2, 32**-0.5, [1e-5, 1e-5], x, *parameters)
+        with torch.inference_mode():
+            us = 1e6 * _seconds_alone(context, once)
+            found[f"stage {stage + 1}"] = {"us": us, "size": size, "kernels": trace(once, context.device)["top"]}
+    return {"line": ", ".join(f"{name} {of['us']:.0f} us" for name, of in found.items()), "stages": found}
 
 
 def _one_level(
