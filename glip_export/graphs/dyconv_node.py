@@ -6,8 +6,9 @@ import onnx_ir
 from onnx_ir.passes import common
 
 from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
-from glip_export.graphs.modules import F32, DyConvModule, ModuleGraph
+from glip_export.graphs.modules import DyConvModule, ModuleGraph
 from glip_export.graphs.quantized import is_quantized
+from glip_export.graphs.walking import F32
 
 DYCONV = "GlipDyConv"  # as in trt/nodes.py, which is above this module
 CHANNEL_UNIT = 32  # the kernels go through so many channels at once

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir
-from numpy.typing import NDArray
 
 from glip_export.graphs.quantized import is_quantized, without_quantization
+from glip_export.graphs.walking import F32, constant_of, name_of, producer_of, reader_of, value_of
 
 MODULE_KEY = "glip.module"  # in a node's metadata: the module it came from, `dyhead_tower.0.b_attn`
 NO_LIMIT = 3e38  # a float32 that nothing reaches
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -162,13 +160,13 @@ class ModuleGraph:
         """The embedding of patches that do not overlap (in v2 they do)."""
         for name in self._ending(".patch_embed.proj"):
             (convolution,) = self._of_type(name, "Conv")
-            projection, size = _layer(convolution), _constant(convolution.inputs[1]).shape[-1]
+            projection, size = _layer(convolution), constant_of(convolution.inputs[1]).shape[-1]
             if tuple(convolution.attributes["strides"].as_ints()) != (size, size):
                 continue
             norm = name.removesuffix("proj") + "norm"
             yield PatchEmbedModule(
-                input=_name(convolution.inputs[0]),
-                output=_name(self._of_type(norm, "LayerNormalization")[0].outputs[0]),
+                input=name_of(convolution.inputs[0]),
+                output=name_of(self._of_type(norm, "LayerNormalization")[0].outputs[0]),
                 projection=projection,
                 norm=self._norm(norm),
                 size=size,
@@ -184,20 +182,20 @@ class ModuleGraph:
             _, first, _ = self._linear(f"{prefix}.mlp.fc1")
             _, last, end = self._linear(f"{prefix}.mlp.fc2")
             (norm,) = self._of_type(f"{prefix}.norm1", "LayerNormalization")
-            scores = _producer(softmaxes[0].inputs[0])
-            shifted = _producer(scores.inputs[0]).op_type == "Add"  # with the mask over what the relative biases made
-            relative = (_producer(scores.inputs[0]) if shifted else scores).inputs[1]
+            scores = producer_of(softmaxes[0].inputs[0])
+            shifted = producer_of(scores.inputs[0]).op_type == "Add"  # with the mask over what the relative biases made
+            relative = (producer_of(scores.inputs[0]) if shifted else scores).inputs[1]
             whole = self._producers[end]
             if [use.node.op_type for use in whole.outputs[0].uses()] != ["Add"]:
                 continue
             yield SwinBlockModule(
                 prefix,
-                input=_name(norm.inputs[0]),
-                output=_name(_reader(whole).outputs[0]),
+                input=name_of(norm.inputs[0]),
+                output=name_of(reader_of(whole).outputs[0]),
                 norms=(self._norm(f"{prefix}.norm1"), self._norm(f"{prefix}.norm2")),
                 queries=self._linear(name)[1],
-                scale=float(_constant(self._of_type(f"{prefix}.attn", "Mul")[0].inputs[1])),
-                relative=_constant(relative).reshape(-1, *_constant(relative).shape[-2:]),
+                scale=float(constant_of(self._of_type(f"{prefix}.attn", "Mul")[0].inputs[1])),
+                relative=constant_of(relative).reshape(-1, *constant_of(relative).shape[-2:]),
                 shifted=shifted,
                 projection=self._linear(f"{prefix}.attn.proj")[1],
                 first=first,
@@ -214,9 +212,9 @@ class ModuleGraph:
             if len(softmaxes) != 1 or len(ends) != 1 or len(clips) not in (0, 4):
                 continue
             layers = [self._linear(f"{prefix}.attention.self.{part}") for part in ("query", "key", "value")]
-            masked = _producer(softmaxes[0].inputs[0])
-            scaled, *scores = _unclamped(_producer(masked.inputs[0]))
-            factor = float(_constant(scaled.inputs[1]))
+            masked = producer_of(softmaxes[0].inputs[0])
+            scaled, *scores = _unclamped(producer_of(masked.inputs[0]))
+            factor = float(constant_of(scaled.inputs[1]))
             limits = {_limits(clip) for clip in clips} or {(-NO_LIMIT, NO_LIMIT)}
             if len({start for start, _, _ in layers}) != 1 or scaled.op_type not in ("Mul", "Div") or len(limits) != 1:
                 continue
@@ -224,8 +222,8 @@ class ModuleGraph:
             yield BertLayerModule(
                 prefix,
                 input=layers[0][0],
-                mask=_name(masked.inputs[1]),
-                output=_name((clips or ends)[-1].outputs[0]),
+                mask=name_of(masked.inputs[1]),
+                output=name_of((clips or ends)[-1].outputs[0]),
                 heads=len(queries.bias) // self._depth_of_heads(name),
                 norms=(self._norm(f"{prefix}.attention.output.LayerNorm"), self._norm(f"{prefix}.output.LayerNorm")),
                 queries=queries,
@@ -248,11 +246,11 @@ class ModuleGraph:
             offset = self._of_type(f"{prefix}.offset", "Conv")[0]
             yield DyConvModule(
                 prefix,
-                features=tuple(_name(node.inputs[0]) for node in own_level),
-                outputs=tuple(_name(node.outputs[0]) for node in relus),
+                features=tuple(name_of(node.inputs[0]) for node in own_level),
+                outputs=tuple(name_of(node.outputs[0]) for node in relus),
                 image_in=_image_before(own_level[0]),
                 image_out=_image_after(relus[0]),
-                offset=Linear(_constant(offset.inputs[1]), _constant(offset.inputs[2])),
+                offset=Linear(constant_of(offset.inputs[1]), constant_of(offset.inputs[2])),
                 convolutions=tuple(self._deform_conv_norm(f"{prefix}.DyConv.{i}") for i in range(3)),
                 attention=_layer(self._of_type(f"{prefix}.AttnConv.1", "Conv")[0]),
                 lines=tuple(_layer(self._of_type(f"{prefix}.relu.fc.{i}", "Gemm")[0]) for i in (0, 2)),  # type: ignore[arg-type]
@@ -264,22 +262,22 @@ class ModuleGraph:
         A module that attends level by level (SEPARATE_BIDIRECTIONAL) gives five of the same name.
         """
         for name, over_positions, over_tokens in self._pairs_of_softmax(".b_attn.attn"):
-            scores, low, high = _unclamped(_producer(over_positions.inputs[0]))
-            product, bias = _producer(scores.inputs[0]), scores.inputs[1]
-            pooling = _reader(over_positions)
-            reading = _reader(_reader(over_tokens))  # of its weights as (B, N, h*T)
+            scores, low, high = _unclamped(producer_of(over_positions.inputs[0]))
+            product, bias = producer_of(scores.inputs[0]), scores.inputs[1]
+            pooling = reader_of(over_positions)
+            reading = reader_of(reader_of(over_tokens))  # of its weights as (B, N, h*T)
             yield BiAttentionModule(
                 name,
-                image=_name(pooling.inputs[1]),
-                keys=_name(product.inputs[0]),
-                bias=_name(bias),
-                values=_name(reading.inputs[1]),
-                mask=_name(_producer(over_tokens.inputs[0]).inputs[1]),
+                image=name_of(pooling.inputs[1]),
+                keys=name_of(product.inputs[0]),
+                bias=name_of(bias),
+                values=name_of(reading.inputs[1]),
+                mask=name_of(producer_of(over_tokens.inputs[0]).inputs[1]),
                 low=low,
                 high=high,
-                to_text=_name(pooling.outputs[0]),
-                to_image=_name(reading.outputs[0]),
-                residual=_normed_residual(_value(pooling.inputs[1]), reading),
+                to_text=name_of(pooling.outputs[0]),
+                to_image=name_of(reading.outputs[0]),
+                residual=_normed_residual(value_of(pooling.inputs[1]), reading),
             )
 
     def _pairs_of_softmax(self, suffix: str) -> Iterator[tuple[str, onnx_ir.Node, onnx_ir.Node]]:
@@ -298,15 +296,15 @@ class ModuleGraph:
     def _linear(self, module: str) -> tuple[str, Linear, str]:
         product, addition = self._of_type(module, "MatMul")[0], self._of_type(module, "Add")[0]
         biases = [value for value in addition.inputs if value is not product.outputs[0]]
-        layer = Linear(_constant(product.inputs[1]).T, _constant(biases[0]))
-        return _name(product.inputs[0]), layer, _name(addition.outputs[0])
+        layer = Linear(constant_of(product.inputs[1]).T, constant_of(biases[0]))
+        return name_of(product.inputs[0]), layer, name_of(addition.outputs[0])
 
     def _depth_of_heads(self, module: str) -> int:
         """The last axis of what a layer's result (B, T, C) is reshaped to."""
-        shape = _reader(self._producers[self._linear(module)[2]]).inputs[1]
-        maker = _value(shape).producer()
+        shape = reader_of(self._producers[self._linear(module)[2]]).inputs[1]
+        maker = value_of(shape).producer()
         parts = [shape] if maker is None else maker.inputs  # a constant, or concatenated with the sizes of the batch
-        return int(_constant(parts[-1]).ravel()[-1])
+        return int(constant_of(parts[-1]).ravel()[-1])
 
     def _norm(self, module: str) -> Norm:
         (node,) = self._of_type(module, "LayerNormalization")
@@ -317,17 +315,17 @@ class ModuleGraph:
         norm = f"{module}.bn"
         instance_norm = self._of_type(norm, "InstanceNormalization")[0]
         return DeformConvNorm(
-            weight=_constant(convolution.inputs[1]),
-            bias=_constant(convolution.inputs[3]),
-            norm_weight=_constant(self._of_type(norm, "Mul")[0].inputs[1]).ravel(),
-            norm_bias=_constant(self._of_type(norm, "Add")[0].inputs[1]).ravel(),
-            groups=len(_constant(instance_norm.inputs[1])),
+            weight=constant_of(convolution.inputs[1]),
+            bias=constant_of(convolution.inputs[3]),
+            norm_weight=constant_of(self._of_type(norm, "Mul")[0].inputs[1]).ravel(),
+            norm_bias=constant_of(self._of_type(norm, "Add")[0].inputs[1]).ravel(),
+            groups=len(constant_of(instance_norm.inputs[1])),
             epsilon=float(instance_norm.attributes["epsilon"].as_float()),
         )
 
 
 def _norm_of(node: onnx_ir.Node) -> Norm:
-    return Norm(_constant(node.inputs[1]), _constant(node.inputs[2]), float(node.attributes["epsilon"].as_float()))
+    return Norm(constant_of(node.inputs[1]), constant_of(node.inputs[2]), float(node.attributes["epsilon"].as_float()))
 
 
 def _normed_residual(image: onnx_ir.Value, reading: onnx_ir.Node) -> NormedResidual | None:
@@ -343,14 +341,14 @@ def _normed_residual(image: onnx_ir.Value, reading: onnx_ir.Node) -> NormedResid
         other = next(value for value in readers[0].inputs if value is not node.outputs[0])
         if other is None or other.const_value is None:
             return None
-        constants.append(_constant(other).ravel())
+        constants.append(constant_of(other).ravel())
         node = readers[0]
     readers = [use.node for use in node.outputs[0].uses()]
     read_by = {id(use.node) for use in image.uses()}  # the scores, transposed; the text's means; the sum
     if len(readers) != 1 or readers[0].op_type != "Add" or image not in readers[0].inputs or len(read_by) != 3:
         return None
     offset, gain = constants
-    return NormedResidual(_name(norm.inputs[0]), _name(readers[0].outputs[0]), _norm_of(norm), gain, offset)
+    return NormedResidual(name_of(norm.inputs[0]), name_of(readers[0].outputs[0]), _norm_of(norm), gain, offset)
 
 
 def _has_int8_weight(node: onnx_ir.Node) -> bool:
@@ -364,11 +362,11 @@ def _unclamped(scores: onnx_ir.Node) -> tuple[onnx_ir.Node, float, float]:
     """What makes an attention's scores, and what they are clamped to after it."""
     if scores.op_type != "Clip":
         return scores, -NO_LIMIT, NO_LIMIT
-    return _producer(scores.inputs[0]), *_limits(scores)
+    return producer_of(scores.inputs[0]), *_limits(scores)
 
 
 def _limits(clip: onnx_ir.Node) -> tuple[float, float]:
-    low, high = (None if value is None else float(_constant(value)) for value in (*clip.inputs[1:], None)[:2])
+    low, high = (None if value is None else float(constant_of(value)) for value in (*clip.inputs[1:], None)[:2])
     return -NO_LIMIT if low is None else low, NO_LIMIT if high is None else high
 
 
@@ -376,11 +374,11 @@ def _image_before(node: onnx_ir.Node) -> str | None:
     """(B, N, C), if that is what the node's map was cut out of: transposed, split and reshaped."""
     value: onnx_ir.Value | None = node.inputs[0]
     for op_type in ("Reshape", "Split", "Transpose"):
-        made_by = _value(value).producer()
+        made_by = value_of(value).producer()
         if made_by is None or made_by.op_type != op_type:
             return None
         value = made_by.inputs[0]
-    return _name(value)
+    return name_of(value)
 
 
 def _image_after(node: onnx_ir.Node) -> str | None:
@@ -390,39 +388,10 @@ def _image_after(node: onnx_ir.Node) -> str | None:
         if len(readers) != 1 or readers[0].op_type != op_type:
             return None
         node = readers[0]
-    return _name(node.outputs[0])
-
-
-def _producer(value: onnx_ir.Value | None) -> onnx_ir.Node:
-    node = _value(value).producer()
-    if node is None:
-        raise ValueError(f"{_name(value)} is an input of the graph")
-    return node
-
-
-def _reader(node: onnx_ir.Node) -> onnx_ir.Node:
-    (use,) = node.outputs[0].uses()
-    return use.node
+    return name_of(node.outputs[0])
 
 
 def _layer(node: onnx_ir.Node) -> Linear:
     """A Gemm with its weight transposed, or a 1x1 convolution."""
-    weight, bias = _constant(node.inputs[1]), _constant(node.inputs[2])
+    weight, bias = constant_of(node.inputs[1]), constant_of(node.inputs[2])
     return Linear(weight.reshape(len(weight), -1), bias)
-
-
-def _value(value: onnx_ir.Value | None) -> onnx_ir.Value:
-    if value is None:
-        raise ValueError("an input that every GLIP's graph has is missing")
-    return value
-
-
-def _name(value: onnx_ir.Value | None) -> str:
-    return str(_value(value).name)
-
-
-def _constant(value: onnx_ir.Value | None) -> F32:
-    tensor = _value(value).const_value
-    if tensor is None:
-        raise ValueError(f"{_name(value)} is no constant")
-    return np.asarray(tensor.numpy(), np.float32)

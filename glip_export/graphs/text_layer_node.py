@@ -7,8 +7,9 @@ import onnx_ir
 from onnx_ir.passes import common
 
 from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
-from glip_export.graphs.modules import F32, BertLayerModule, ModuleGraph
+from glip_export.graphs.modules import BertLayerModule, ModuleGraph
 from glip_export.graphs.quantized import is_quantized
+from glip_export.graphs.walking import F32
 
 TEXT_LAYER = "GlipTextLayer"  # as in trt/nodes.py, which is above this module
 DEPTHS, MAX_DEPTH = 8, 128  # the kernels' channels of a head: a multiple, and at most

@@ -10,6 +10,7 @@ NMS = "GlipNms"
 DYCONV = "GlipDyConv"  # graphs/dyconv_node.py's, of torch:cuda alone
 SWIN_BLOCK = "GlipSwinBlock"  # graphs/swin_node.py's, of torch:cuda alone
 TEXT_LAYER = "GlipTextLayer"  # graphs/text_layer_node.py's, of torch:cuda alone
+TEXT_TO_IMAGE, TEXT_FROM_IMAGE = "GlipTextToImage", "GlipTextFromImage"  # graphs/text_side_node.py's, the same
 
 DEFORM_CONV_FORMS = ("plugin", "gridsample")
 NMS_FORMS = ("plugin", "native", "host")

@@ -126,6 +126,34 @@ def swin_block(
     return rows.view(x.shape)
 
 
+def text_to_image(
+    heads: int,
+    text: torch.Tensor,
+    keys_weight: torch.Tensor,
+    keys_bias: torch.Tensor,
+    values_weight: torch.Tensor,
+    values_bias: torch.Tensor,
+    scores_weight: torch.Tensor,
+    scores_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """text (B, T, L) and a `TextSide.to_image` -> keys (B, h*T, C), bias (B, h*T, 1), values (B, h*T, C)."""
+    batch = len(text)
+
+    def by_head(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        if batch == 1:
+            return torch.baddbmm(bias, text.expand(heads, -1, -1), weight.transpose(1, 2)).view(1, -1, bias.shape[2])
+        made = F.linear(text, weight.flatten(0, 1), bias.flatten())
+        return made.unflatten(2, (heads, -1)).transpose(1, 2).flatten(1, 2)
+
+    bias = torch.baddbmm(scores_bias, scores_weight.expand(batch, -1, -1), text.transpose(1, 2))  # (B, h, T)
+    return by_head(keys_weight, keys_bias), bias.flatten(1).unsqueeze(2), by_head(values_weight, values_bias)
+
+
+def text_from_image(heads: int, read: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """read (B, h*T, C) and a `TextSide.from_image` -> (B, T, L)."""
+    return F.linear(read.unflatten(1, (heads, -1)).transpose(1, 2).flatten(2), weight, bias)
+
+
 def full(shape: list[int], value: Any, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of one value."""
     return torch.full(shape, value, dtype=dtype)

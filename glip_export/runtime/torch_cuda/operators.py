@@ -22,7 +22,7 @@ from glip_export.runtime.torch_cuda import (  # some register our operators
     text_layer,
     windows,  # noqa: F401
 )
-from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS, SWIN_BLOCK, TEXT_LAYER
+from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS, SWIN_BLOCK, TEXT_FROM_IMAGE, TEXT_LAYER, TEXT_TO_IMAGE
 
 DTYPES = {
     onnx_ir.DataType.FLOAT: torch.float32,
@@ -170,6 +170,12 @@ def _text_layer(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
     heads, scale = node.attributes["heads"].as_int(), node.attributes["scale"].as_float()
     epsilon, limits = (list(node.attributes[name].as_floats()) for name in ("epsilon", "limits"))
     return text_layer.text_layer, heads, scale, epsilon, limits, *tensors
+
+
+@_operator(TEXT_TO_IMAGE, TEXT_FROM_IMAGE)
+def _text_side(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+    function = functions.text_to_image if node.op_type == TEXT_TO_IMAGE else functions.text_from_image
+    return function, node.attributes["heads"].as_int(), *tensors
 
 
 @_operator(NMS)

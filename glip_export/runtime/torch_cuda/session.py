@@ -14,6 +14,7 @@ from glip_export.graphs.dyconv_node import CHANNEL_UNIT, fuse_dyconv
 from glip_export.graphs.precision import PRECISIONS, convert
 from glip_export.graphs.swin_node import fuse_swin
 from glip_export.graphs.text_layer_node import fuse_text_layers
+from glip_export.graphs.text_side_node import fuse_text_sides
 from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
 from glip_export.runtime.torch_cuda.program import Program
@@ -81,6 +82,7 @@ def _fuse(model: onnx_ir.Model, spec: GraphSpec) -> None:
     """One node in the place of each module that our kernels take, in place."""
     fuse_swin(model)
     fuse_text_layers(model)
+    fuse_text_sides(model)
     if spec.name == FUSION_HEAD.name and not fuse_dyconv(model):
         raise BackendError(
             f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): use torch:cuda"
