@@ -32,13 +32,14 @@ def lower_class_maximum(model: onnx_ir.Model) -> None:
     class_map = next((value for value in known if value.name == "class_map"), None)
     gathers = [node for node in graph if node.op_type == "GatherND"]
     for gather in gathers:
-        probabilities = _before("Transpose", gather.inputs[0])
+        probabilities = before("Transpose", gather.inputs[0])
         maximum = _after("Transpose", _after("ReduceMax", _after("Mul", gather.outputs[0])))
         tape = Tape()
         slices = [{"number": number, "slices": TOKEN_SLICES} for number in range(TOKEN_SLICES)]
         parts = [tape.op(MaximumOfSlice.name, [probabilities, class_map], part, domain=DOMAIN) for part in slices]
         best = reduce(lambda best, part: tape.op("Max", [best, part]), parts)
         graph.insert_before(gather, tape.nodes)
+        best.type, best.shape = maximum.type, maximum.shape
         maximum.replace_all_uses_with(best)
     if gathers:
         inline(model, [MaximumOfSlice])
@@ -91,9 +92,9 @@ def _ranked_candidates(graph: onnx_ir.Graph) -> tuple[onnx_ir.Value, onnx_ir.Val
     """The same of a head without NMS, which only ranks them (`model.selection.best`)."""
     boxes, scores, labels, _ = graph.outputs
     return (
-        _before("GatherElements", _before("Mul", boxes)),
-        _before("TopK", _before("Mul", scores)),
-        _before("GatherElements", _before("Where", labels, 1)),
+        before("GatherElements", before("Mul", boxes)),
+        before("TopK", before("Mul", scores)),
+        before("GatherElements", before("Where", labels, 1)),
     )
 
 
@@ -103,18 +104,23 @@ def _candidates_of_nms(graph: onnx_ir.Graph) -> tuple[onnx_ir.Value, onnx_ir.Val
     if nms is None:
         raise GlipExportError("no NonMaxSuppression: this is no bundle's fusion head, or it is lowered already")
     of_class = nms.inputs[1]
-    boxes = _before("Add", nms.inputs[0])
-    scores = _before("Unsqueeze", _before("Where", of_class, 1))
-    labels = _before("Unsqueeze", _before("Equal", _before("Where", of_class)))
+    boxes = before("Add", nms.inputs[0])
+    scores = before("Unsqueeze", before("Where", of_class, 1))
+    labels = before("Unsqueeze", before("Equal", before("Where", of_class)))
     return boxes, scores, labels
 
 
-def _before(op_type: str, value: onnx_ir.Value | None, place: int = 0) -> onnx_ir.Value:
+def before(op_type: str, value: onnx_ir.Value | None, place: int = 0) -> onnx_ir.Value:
     """An input of the node that made the value. Raises GlipExportError if that is no op_type."""
-    before = _the(op_type, [value.producer()] if value is not None else []).inputs[place]
-    if before is None:
+    found = maker(op_type, value).inputs[place]
+    if found is None:
         raise GlipExportError(f"the graph's selection is not the exporter's: {op_type} without its input {place}")
-    return before
+    return found
+
+
+def maker(op_type: str, value: onnx_ir.Value | None) -> onnx_ir.Node:
+    """The node that made the value. Raises GlipExportError if that is no op_type."""
+    return _the(op_type, [value.producer()] if value is not None else [])
 
 
 def _after(op_type: str, value: onnx_ir.Value) -> onnx_ir.Value:

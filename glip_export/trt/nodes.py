@@ -7,6 +7,7 @@ NAMESPACE = ""
 
 DEFORM_IM2COL = "GlipDeformIm2Col"
 NMS = "GlipNms"
+CANDIDATES = "GlipCandidates"  # candidates_node.py's, of torch:cuda alone
 DYCONV = "GlipDyConv"  # graphs/dyconv_node.py's, of torch:cuda alone
 SWIN_BLOCK = "GlipSwinBlock"  # graphs/swin_node.py's, of torch:cuda alone
 TEXT_LAYER = "GlipTextLayer"  # graphs/text_layer_node.py's, of torch:cuda alone

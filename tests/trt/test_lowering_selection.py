@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,58 +12,17 @@ import pytest
 import torch
 from candidates import EDGES, edge_candidates, random_candidates, selected
 from onnx import TensorProto, helper
+from selection_graph import SELECTION, SIZES, STRIDES, Selection, exported, predictions
 from static_shapes import data_dependent
 
 from glip_export.config import DetectionConfig, GlipConfig
-from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, TensorSpec
-from glip_export.graphs.export import trace
-from glip_export.model.selection import LevelPredictions, select
+from glip_export.graphs.contracts import FUSION_HEAD
 from glip_export.runtime.host_nms import finish
 from glip_export.trt.function_calls import inline
 from glip_export.trt.functions import GlipNms
 from glip_export.trt.lowering import lower, with_reference_functions
 from glip_export.trt.native_nms import class_wise_nms
 from glip_export.trt.nodes import DOMAIN, NMS, NMS_FORMS, OPSET
-
-STRIDES, SIZES = (8, 16), (64.0, 128.0)
-PARTS = {"logits": "T", "deltas": 4, "centerness": 1}
-SELECTION = GraphSpec(
-    "selection",
-    (
-        *(
-            TensorSpec(f"{part}{i}", "float32", ("B", axis, f"H{i}", f"W{i}"))
-            for part, axis in PARTS.items()
-            for i in (3, 4)
-        ),
-        *FUSION_HEAD.inputs[-2:],
-    ),
-    FUSION_HEAD.outputs,
-)
-
-
-class Selection(torch.nn.Module):
-    """The fusion head after its predictions, on two levels."""
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(
-        self,
-        logits3: torch.Tensor,
-        logits4: torch.Tensor,
-        deltas3: torch.Tensor,
-        deltas4: torch.Tensor,
-        centerness3: torch.Tensor,
-        centerness4: torch.Tensor,
-        class_map: torch.Tensor,
-        image_sizes: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        levels = [
-            LevelPredictions(logits.flatten(2).transpose(1, 2), deltas, centerness)
-            for logits, deltas, centerness in ((logits3, deltas3, centerness3), (logits4, deltas4, centerness4))
-        ]
-        return select(levels, class_map, image_sizes, self.config)
 
 
 def session(model: onnx_ir.Model) -> onnxruntime.InferenceSession:
@@ -86,13 +44,7 @@ class Forms:
         self.aggregation = aggregation
         self.config = replace(GlipConfig(), detection=detection)
         self.module = Selection(detection).eval()
-        model = SimpleNamespace(
-            config=self.config,
-            graph_module={SELECTION.name: self.module}.__getitem__,
-            fusion_head=SimpleNamespace(fold=lambda *_: None),
-            weights_sha256="",
-        )
-        self.exported = trace(model, SELECTION)
+        self.exported = exported(self.module, self.config)
         self.lowered = {nms: lower(self.exported, FUSION_HEAD, self.config, nms=nms) for nms in NMS_FORMS}
         self.sessions = {"exported": session(self.exported)}
         for nms, lowered in self.lowered.items():
@@ -109,25 +61,6 @@ class Forms:
 @pytest.fixture(scope="module", params=["MAX", "POWER"])
 def forms(request: pytest.FixtureRequest) -> Forms:
     return Forms(request.param)
-
-
-def predictions(aggregation: str, seed: int, tokens: int, classes: int) -> list[np.ndarray]:
-    """Random logits, boxes and centerness; classes share tokens, some have many and one has none."""
-    rng = np.random.default_rng(seed)
-    batch, height, width = int(rng.integers(1, 4)), int(rng.integers(1, 9)), int(rng.integers(1, 9))
-    sizes = [(height, width), (-(-height // 2), -(-width // 2))]
-    arrays = [
-        rng.normal(-1 if part == "logits" else 0, 2, (batch, tokens if axis == "T" else axis, *size))
-        for part, axis in PARTS.items()
-        for size in sizes
-    ]
-    class_map = np.zeros((batch, tokens, classes))
-    for label in range(1, classes):
-        chosen = rng.choice(tokens, int(rng.integers(1, tokens + 1)), replace=False)
-        class_map[:, chosen, label] = 1 if aggregation == "MAX" else 1 / len(chosen)
-    class_map[0, -1, -1] = 1  # pictures of one batch may have different prompts; the last token counts
-    pictures = np.tile(np.array([height * 8 - 3, width * 8 - 1], np.int64), (batch, 1))
-    return [array.astype(np.float32) for array in (*arrays, class_map)] + [pictures]
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 15, 16, 17, 31, 33, 100, 256])

@@ -154,6 +154,16 @@ def text_from_image(heads: int, read: torch.Tensor, weight: torch.Tensor, bias: 
     return F.linear(read.unflatten(1, (heads, -1)).transpose(1, 2).flatten(2), weight, bias)
 
 
+def candidates(
+    threshold: float, k: int, anchors: list[float], strides: list[int], scales: list[float], *tensors: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The candidates of the NMS; tensors: the levels' class scores, then their centerness, their deltas, the sizes."""
+    levels = len(anchors)
+    lists = [list(tensors[first : first + levels]) for first in (0, levels, 2 * levels)]
+    operator = torch.ops.glip_export.candidates.default
+    return operator(*lists, tensors[-1], threshold, k, anchors, strides, scales)
+
+
 def full(shape: list[int], value: Any, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of one value."""
     return torch.full(shape, value, dtype=dtype)

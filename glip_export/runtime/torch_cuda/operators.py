@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from glip_export.runtime.torch_cuda import (  # some register our operators
+    candidates,  # noqa: F401
     dyconv,  # noqa: F401
     functions,
     kernels,  # noqa: F401
@@ -22,7 +23,16 @@ from glip_export.runtime.torch_cuda import (  # some register our operators
     text_layer,
     windows,  # noqa: F401
 )
-from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS, SWIN_BLOCK, TEXT_FROM_IMAGE, TEXT_LAYER, TEXT_TO_IMAGE
+from glip_export.trt.nodes import (
+    CANDIDATES,
+    DEFORM_IM2COL,
+    DYCONV,
+    NMS,
+    SWIN_BLOCK,
+    TEXT_FROM_IMAGE,
+    TEXT_LAYER,
+    TEXT_TO_IMAGE,
+)
 
 DTYPES = {
     onnx_ir.DataType.FLOAT: torch.float32,
@@ -176,6 +186,14 @@ def _text_layer(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
 def _text_side(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
     function = functions.text_to_image if node.op_type == TEXT_TO_IMAGE else functions.text_from_image
     return function, node.attributes["heads"].as_int(), *tensors
+
+
+@_operator(CANDIDATES)
+def _candidates(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+    threshold, k = node.attributes["score_threshold"].as_float(), node.attributes["pre_nms_top_n"].as_int()
+    strides = list(node.attributes["anchor_strides"].as_ints())
+    anchors, scales = (list(node.attributes[name].as_floats()) for name in ("anchor_sizes", "scales"))
+    return functions.candidates, threshold, k, anchors, strides, scales, *tensors
 
 
 @_operator(NMS)

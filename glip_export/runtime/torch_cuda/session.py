@@ -19,6 +19,7 @@ from glip_export.runtime.cuda.driver import CudaDriver, Driver
 from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
 from glip_export.runtime.torch_cuda.program import Program
 from glip_export.runtime.torch_cuda.runner import CudaStreams, Streams, TorchRunner
+from glip_export.trt.candidates_node import fuse_candidates
 from glip_export.trt.lowering import lower
 
 DEFAULT_PRECISION = "fp16"
@@ -75,7 +76,10 @@ def lowered(bundle: Bundle, spec: GraphSpec, precision: str, fused: bool) -> onn
     model = onnx_ir.load(bundle.graph_path(spec.name))
     if fused:
         _fuse(model, spec)
-    return lower(convert(model, spec, precision), spec, bundle.config)
+    made = lower(convert(model, spec, precision), spec, bundle.config)
+    if fused:
+        fuse_candidates(made, bundle.config.detection)
+    return made
 
 
 def _fuse(model: onnx_ir.Model, spec: GraphSpec) -> None:

@@ -13,7 +13,7 @@ from runtime.cuda.fake_driver import FakeDriver
 
 from glip_export.bundle import Bundle
 from glip_export.runtime.cuda.graphs import Captured
-from glip_export.runtime.torch_cuda import dyconv, kernels, norms, text_layer, windows
+from glip_export.runtime.torch_cuda import candidates, dyconv, kernels, norms, text_layer, windows
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
 from plugins import host_text_layer
 
@@ -59,6 +59,20 @@ def use_host_kernels(host: HostKernels) -> None:
     ) -> tuple[torch.Tensor, ...]:
         arrays = (tensor.contiguous().numpy() for tensor in (boxes, scores, labels))
         return tuple(map(torch.from_numpy, map(np.ascontiguousarray, host.nms(*arrays, iou_threshold, max_detections))))
+
+    @candidates.candidates.register_kernel("cpu")
+    def _(
+        classes: list[torch.Tensor],
+        centerness: list[torch.Tensor],
+        deltas: list[torch.Tensor],
+        image_sizes: torch.Tensor,
+        threshold: float,
+        *sizes: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        given = candidates.arranged(classes, centerness, deltas, image_sizes, *sizes)
+        lists = [[tensor.numpy() for tensor in tensors] for tensors in given[1:4]]
+        found = host.candidates(given.sizes, threshold, *lists, given.image_sizes.numpy())
+        return tuple(map(torch.from_numpy, map(np.ascontiguousarray, found)))
 
     use_host_swin(host)
     use_host_dyconv(host)
