@@ -35,7 +35,7 @@ from glip_export.trt.launches import up
 META = torch.device("meta")
 MOVES_NOTHING = ("_reshape_alias", "_unsafe_view", "detach", "new_empty")
 PICKS = ("index_select", "gather")  # read as much as they write, whatever the size of what they read from
-OURS = {"dyconv": 4, "nms": 2}  # launches of our operators that make more than one
+OURS = {"candidates": 7, "dyconv": 4, "nms": 2}  # launches of our operators that make more than one
 
 
 def _dyconv_flop(x: torch.Tensor, sides: list[int], *_: Any) -> int:
