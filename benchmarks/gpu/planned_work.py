@@ -35,7 +35,7 @@ from glip_export.trt.launches import up
 META = torch.device("meta")
 MOVES_NOTHING = ("_reshape_alias", "_unsafe_view", "detach", "new_empty")
 PICKS = ("index_select", "gather")  # read as much as they write, whatever the size of what they read from
-OURS = {"candidates": 7, "dyconv": 4, "nms": 2}  # launches of our operators that make more than one
+OURS = {"candidates": 7, "dyconv": 4, "nms": 2, "text_reads": 2}  # launches of our operators that make more than one
 
 
 def _dyconv_flop(x: torch.Tensor, sides: list[int], *_: Any) -> int:
@@ -54,7 +54,22 @@ def _window_attention_flop(qkv: torch.Tensor, bias: torch.Tensor, relative: torc
     return 4 * batch * up(height, window) * up(width, window) * window**4 * (channels // 3)
 
 
-FLOP = {"dyconv": _dyconv_flop, "text_attention": _text_attention_flop, "window_attention": _window_attention_flop}
+def _text_reads_flop(v: torch.Tensor, keys: torch.Tensor, *_: Any) -> int:
+    return 4 * v.shape[1] * keys.numel()
+
+
+def _image_reads_flop(v: torch.Tensor, keys: torch.Tensor, *_: Any) -> int:
+    """Without the scores, which text_reads makes too: the graph has them once."""
+    return 2 * v.shape[1] * keys.numel()
+
+
+FLOP = {
+    "dyconv": _dyconv_flop,
+    "image_reads": _image_reads_flop,
+    "text_attention": _text_attention_flop,
+    "text_reads": _text_reads_flop,
+    "window_attention": _window_attention_flop,
+}
 
 
 @dataclass

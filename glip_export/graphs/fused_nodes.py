@@ -14,6 +14,8 @@ DOMAIN, OPSET = "glip", 1  # as in trt/nodes.py, which is above this module
 
 # Nodes around a residual stream in float32: which of their inputs, by place, are of the lower type where there is one.
 LOW_INPUTS = {"GlipSwinBlock": (3, 4, 5, 6, 10, 11, 12), "GlipTextLayer": range(2, 10)}
+# And which of a node that is of the lower type are float32 all the same.
+FLOAT32_INPUTS = {"GlipBiAttention": range(4, 9)}
 
 
 def put_node(

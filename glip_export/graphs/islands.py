@@ -9,7 +9,7 @@ import onnx_ir
 
 from glip_export.graphs.fused_nodes import LOW_INPUTS
 
-PRODUCTS = frozenset({"Conv", "DeformConv", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Conv", "DeformConv", "Gemm", "MatMul", "GlipBiAttention"})
 SMALLEST = 2.0**-24  # float16's; a smaller constant would be zero
 
 _NORMS = frozenset({"GroupNormalization", "InstanceNormalization", "LayerNormalization"})

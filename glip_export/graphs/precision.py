@@ -11,7 +11,7 @@ import onnx_ir
 from glip_export.bundle import Bundle
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import GraphSpec, graphs_of
-from glip_export.graphs.fused_nodes import LOW_INPUTS
+from glip_export.graphs.fused_nodes import FLOAT32_INPUTS, LOW_INPUTS
 from glip_export.graphs.int8_typing import with_int8_products
 from glip_export.graphs.islands import float32_nodes, is_float
 from glip_export.graphs.quantized import without_quantization
@@ -22,7 +22,7 @@ PRECISIONS = ("fp32", *LOW_TYPES)
 INT8 = "int8"
 
 _ANY_TYPE = frozenset({"Cast", "Shape", "Size"})  # read every type as it is
-_ALWAYS_FLOAT32 = {"Resize": {1, 2}}  # inputs, by place: the region and the scales
+_ALWAYS_FLOAT32 = {"Resize": {1, 2}, **FLOAT32_INPUTS}  # inputs, by place: the region and the scales
 
 
 def converted_graphs(bundle: Bundle, precision: str) -> dict[str, onnx_ir.Model]:

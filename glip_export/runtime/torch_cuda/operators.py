@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from glip_export.runtime.torch_cuda import (  # some register our operators
+    bi_attention,
     candidates,  # noqa: F401
     dyconv,  # noqa: F401
     functions,
@@ -24,6 +25,7 @@ from glip_export.runtime.torch_cuda import (  # some register our operators
     windows,  # noqa: F401
 )
 from glip_export.trt.nodes import (
+    BI_ATTENTION,
     CANDIDATES,
     DEFORM_IM2COL,
     DYCONV,
@@ -194,6 +196,12 @@ def _candidates(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
     strides = list(node.attributes["anchor_strides"].as_ints())
     anchors, scales = (list(node.attributes[name].as_floats()) for name in ("anchor_sizes", "scales"))
     return functions.candidates, threshold, k, anchors, strides, scales, *tensors
+
+
+@_operator(BI_ATTENTION)
+def _bi_attention(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+    epsilon, limits = node.attributes["epsilon"].as_float(), list(node.attributes["limits"].as_floats())
+    return bi_attention.bi_attention, epsilon, limits, *tensors
 
 
 @_operator(NMS)

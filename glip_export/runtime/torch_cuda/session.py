@@ -9,6 +9,7 @@ import torch
 
 from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
+from glip_export.graphs.bi_attention_node import fuse_bi_attentions
 from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, graphs_of
 from glip_export.graphs.dyconv_node import CHANNEL_UNIT, fuse_dyconv
 from glip_export.graphs.precision import PRECISIONS, convert
@@ -87,6 +88,7 @@ def _fuse(model: onnx_ir.Model, spec: GraphSpec) -> None:
     fuse_swin(model)
     fuse_text_layers(model)
     fuse_text_sides(model)
+    fuse_bi_attentions(model)
     if spec.name == FUSION_HEAD.name and not fuse_dyconv(model):
         raise BackendError(
             f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): use torch:cuda"

@@ -13,7 +13,7 @@ from runtime.cuda.fake_driver import FakeDriver
 
 from glip_export.bundle import Bundle
 from glip_export.runtime.cuda.graphs import Captured
-from glip_export.runtime.torch_cuda import candidates, dyconv, kernels, norms, text_layer, windows
+from glip_export.runtime.torch_cuda import bi_attention, candidates, dyconv, kernels, norms, text_layer, windows
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
 from plugins import host_text_layer
 
@@ -77,6 +77,7 @@ def use_host_kernels(host: HostKernels) -> None:
     use_host_swin(host)
     use_host_dyconv(host)
     use_host_text_layer(host)
+    use_host_bi_attention(host)
 
 
 def use_host_swin(host: HostKernels) -> None:
@@ -111,6 +112,23 @@ def use_host_dyconv(host: HostKernels) -> None:
         levels = list(zip(sides[::2], sides[1::2], strict=True))
         arrays = [tensor.contiguous().numpy() for tensor in (x, *parameters)]
         return torch.from_numpy(np.ascontiguousarray(host.dyconv(arrays[0], levels, groups, epsilon, arrays[1:])))
+
+
+def use_host_bi_attention(host: HostKernels) -> None:
+    """The operators of a bi-attention for tensors on the CPU."""
+
+    @bi_attention.text_reads.register_kernel("cpu")
+    def _(v: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, heads: int, limits: list[float]) -> torch.Tensor:
+        bi_attention.checked_sizes(v, keys, bias, heads)
+        arrays = (tensor.contiguous().numpy() for tensor in (v, keys, bias))
+        return torch.from_numpy(np.ascontiguousarray(host.text_reads(*arrays, heads, (limits[0], limits[1]))))
+
+    @bi_attention.image_reads.register_kernel("cpu")
+    def _(*given: Any) -> torch.Tensor:
+        *tensors, limits = given
+        bi_attention.checked_image_sizes(*tensors)
+        arrays = (tensor.contiguous().numpy() for tensor in tensors)
+        return torch.from_numpy(np.ascontiguousarray(host.image_reads(*arrays, (limits[0], limits[1]))))
 
 
 def use_host_text_layer(host: HostKernels) -> None:
