@@ -14,6 +14,7 @@ CLASSES = (  # the first whose pattern is in a kernel's name
     ("ours: im2col", r"im2col"),
     ("ours: DyConv", r"dyconv"),
     ("ours: Swin", r"window_attention|add_norm"),
+    ("ours: bi-attention", r"text_reads|text_combine|image_reads"),
     ("ours: NMS", r"glip|nms"),
     ("copies", r"memcpy|memset"),
     ("products and convolutions", r"gemm|gemv|cutlass|xmma|wgmma|nvjet|splitk|conv|aten::(mm|addmm|bmm|baddbmm)"),

@@ -146,6 +146,7 @@ def test_gaps_are_what_no_kernel_covers() -> None:
         ("nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_TNT", "products and convolutions"),
         ("glip_deform_im2col_f16", "ours: im2col"),
         ("glip_dyconv_convolve_f16", "ours: DyConv"),
+        ("glip_image_reads_f16_256_pair", "ours: bi-attention"),
         ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<c10::Half>>", "elementwise"),
         ("void (anonymous namespace)::softmax_warp_forward<float, float, float, 8>", "softmax"),
         ("void at::native::vectorized_layer_norm_kernel<c10::Half, float>", "norms"),

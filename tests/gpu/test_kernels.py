@@ -12,6 +12,8 @@ from gpu.conftest import REHEARSAL
 from plugins.drawn_add_norm import KINDS as NORM_KINDS
 from plugins.drawn_add_norm import LIMITS as NORM_LIMITS
 from plugins.drawn_add_norm import norm_rows, sum_and_norm
+from plugins.drawn_bi_attention import HEADS, draw
+from plugins.drawn_bi_attention import expected_of as expected_of_bi_attention
 from plugins.drawn_candidates import drawn, plain_candidates, with_ties
 from plugins.drawn_dyconv import (
     LIMITS,
@@ -98,6 +100,38 @@ def test_dyconv(on_device: Callable, channels: int, batch: int, largest: tuple[i
 
     found, _ = on_device(launches, [x, *parameters_of(block, dtype)], [np.empty_like(x), workspace])
     assert np.abs(found.astype(np.float32) - expected).max() <= LIMITS[dtype] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize(
+    ("batch", "positions", "channels", "tokens"),
+    [(2, 70, 64, 16), (1, 65, 32, 43), (1, 20267, 256, 16), (2, 20267, 256, 194), (1, 4000, 256, 256)],
+)
+def test_bi_attention(on_device: Callable, batch: int, positions: int, channels: int, tokens: int, dtype: str) -> None:
+    from glip_export.trt.kernels import (
+        BiAttentionSizes,
+        image_reads_launches,
+        text_reads_launches,
+        text_reads_workspace_bytes,
+    )
+
+    if REHEARSAL and channels == 256:
+        pytest.skip("a rehearsal without a GPU")
+    given = draw(batch, positions, channels, tokens)
+    sizes = BiAttentionSizes(batch, positions, channels, HEADS, tokens)
+    low = [array.astype(dtype) for array in (given.v, given.keys, given.bias, given.values)]
+    workspace = np.zeros(text_reads_workspace_bytes(dtype, sizes), np.uint8)
+
+    def text(inputs: list[Any], made: list[Any]) -> Any:
+        return text_reads_launches(dtype, sizes, given.limits, *inputs, made[0], made[1].pointer)
+
+    def image(inputs: list[Any], made: list[Any]) -> Any:
+        return image_reads_launches(dtype, sizes, given.limits, *inputs, *made)
+
+    to_text, _ = on_device(text, low[:3], [np.empty_like(low[1]), workspace])
+    (to_image,) = on_device(image, [*low, given.mask, given.gain, given.offset], [np.empty_like(low[0])])
+    for found, expected in zip((to_text, to_image), expected_of_bi_attention(given), strict=True):
+        assert np.abs(found.astype(np.float32) - expected).max() <= LIMITS[dtype] * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("x_dtype", "dtype"), NORM_KINDS)

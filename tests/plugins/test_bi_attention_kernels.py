@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_the_largest_score_comes_late(host: HostKernels, dtype: str) -> None:
     drawn = draw(1, 520, 32, 100, heads=1, spread=1.0)
     drawn.bias[:] = np.linspace(-60, 60, 100).astype(np.float16)
     drawn.v[0] *= np.linspace(0.1, 4, 520).astype(np.float16)[:, None]
-    rounded = Drawn(**{**vars(drawn), "v": drawn.v.astype(np.float16).astype(np.float32)})
+    rounded = replace(drawn, v=drawn.v.astype(np.float16).astype(np.float32))
     assert_close(rounded, run(host, rounded, dtype), LIMITS[dtype])
 
 

@@ -86,7 +86,8 @@ def checked_sizes(v: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, heads
     if not fits or heads < 1 or keys.shape[1] % heads:
         shapes = f"{tuple(keys.shape)} and biases {tuple(bias.shape)} of {heads} heads beside {tuple(v.shape)}"
         raise ValueError(f"a bi-attention does not take keys {shapes}")
-    return BiAttentionSizes(*v.shape, heads, keys.shape[1] // heads)
+    batch, positions, channels = v.shape
+    return BiAttentionSizes(batch, positions, channels, heads, keys.shape[1] // heads)
 
 
 def checked_image_sizes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from glip_export.bundle import Bundle
 from glip_export.graphs import bi_attention_node
 from glip_export.graphs.bi_attention_node import BI_ATTENTION, fuse_bi_attentions
 from glip_export.graphs.contracts import graphs_of, pyramid_axes
-from glip_export.graphs.modules import BiAttentionModule, ModuleGraph
+from glip_export.graphs.modules import ModuleGraph
 from glip_export.graphs.precision import convert
 from glip_export.graphs.quantized import add_initializer
 from glip_export.runtime.torch_cuda import bi_attention
@@ -64,7 +65,7 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
 def test_a_node_is_the_formula(dtype: str) -> None:
     """With its norm, of an image that is not contiguous."""
     drawn = draw(2, 20, 32, TOKENS, heads=HEADS)
-    low, single = getattr(torch, dtype), torch.float32
+    low = getattr(torch, dtype)
     x = torch.from_numpy(drawn.v * 3 + 1).to(low)
     weight, beta = torch.linspace(0.5, 2, 32), torch.linspace(-1, 1, 32)
     keys, bias, values = (torch.from_numpy(array).to(low) for array in (drawn.keys, drawn.bias, drawn.values))
@@ -72,9 +73,9 @@ def test_a_node_is_the_formula(dtype: str) -> None:
     mask = torch.from_numpy(drawn.mask)[:, None, None]
     made = bi_attention.bi_attention(1e-5, WITHIN, strided(x), keys, bias[..., None], values, mask, *vectors)
     v = torch.nn.functional.layer_norm(x.double(), (32,), weight.double(), beta.double(), 1e-5)
-    exact = expected_of(type(drawn)(**{**vars(drawn), "v": v.numpy()}))
+    exact = expected_of(replace(drawn, v=v.numpy()))
     for ours, theirs in zip(made, exact, strict=True):
-        assert ours.dtype == low and single == vectors[0].dtype
+        assert ours.dtype == low
         assert np.abs(ours.double().numpy() - theirs).max() <= LIMITS[dtype] * np.abs(theirs).max()
 
 
@@ -159,6 +160,18 @@ def test_nodes_stand_for_whole_modules(bundle: Bundle) -> None:
     assert all(value.uses() for value in model.graph.initializers.values())
 
 
+def test_calls_of_one_module_have_names_of_their_own(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of one that attends level by level (SEPARATE_BIDIRECTIONAL)."""
+    modules = [replace(module, name="fused") for module in ModuleGraph(graph_of(bundle)).bi_attentions()]
+    monkeypatch.setattr(ModuleGraph, "bi_attentions", lambda graph: iter(modules))
+    model = graph_of(bundle)
+    assert fuse_bi_attentions(model) == len(modules) > 1
+    made = nodes_of(model)
+    assert {node.name for node in made} == {"fused", *(f"fused.{place}" for place in range(1, len(made)))}
+    constants = [value.name for node in made for value in node.inputs[5:] if value is not None]
+    assert len(set(constants)) == 4 * len(made)
+
+
 def test_halves_but_for_the_mask_and_the_vectors(bundle: Bundle) -> None:
     model = graph_of(bundle)
     fuse_bi_attentions(model)
@@ -179,7 +192,7 @@ def test_what_has_no_kernel_stays(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
         assert_same(graph_of(bundle))
     with monkeypatch.context() as other:  # one that nothing stands around
         found = list(ModuleGraph(graph_of(bundle)).bi_attentions())
-        bare = [BiAttentionModule(**{**vars(module), "residual": None}) for module in found]
+        bare = [replace(module, residual=None) for module in found]
         other.setattr(ModuleGraph, "bi_attentions", lambda graph: iter(bare))
         assert_same(graph_of(bundle))
     model = graph_of(bundle)
