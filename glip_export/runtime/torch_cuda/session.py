@@ -21,6 +21,7 @@ from glip_export.runtime.cuda.session import CUDA_GRAPHS, DeviceSession
 from glip_export.runtime.torch_cuda.program import Program
 from glip_export.runtime.torch_cuda.runner import CudaStreams, Streams, TorchRunner
 from glip_export.trt.candidates_node import fuse_candidates
+from glip_export.trt.joined_levels import join_levels
 from glip_export.trt.lowering import lower
 
 DEFAULT_PRECISION = "fp16"
@@ -78,8 +79,8 @@ def lowered(bundle: Bundle, spec: GraphSpec, precision: str, fused: bool) -> onn
     if fused:
         _fuse(model, spec)
     made = lower(convert(model, spec, precision), spec, bundle.config)
-    if fused:
-        fuse_candidates(made, bundle.config.detection)
+    if fused and fuse_candidates(made, bundle.config.detection):
+        join_levels(made)
     return made
 
 
