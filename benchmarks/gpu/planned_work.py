@@ -28,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from glip_export.bundle import Bundle
 from glip_export.graphs.contracts import fixed_axes, graphs_of, pyramid_axes
 from glip_export.runtime.torch_cuda.program import Program, Step
-from glip_export.runtime.torch_cuda.session import lowered
+from glip_export.runtime.torch_cuda.session import FUSED, lowered
 from glip_export.trt.dyconv_launches import PREDICTED, DyConvSizes
 from glip_export.trt.launches import up
 
@@ -121,7 +121,7 @@ def planned(
     for tensor in spec.inputs:
         shape = [axes[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
         inputs[tensor.name] = torch.empty(shape, dtype=getattr(torch, str(np.dtype(tensor.dtype))), device=META)
-    program = Program(lowered(bundle, spec, precision, fused), META)
+    program = Program(lowered(bundle, spec, precision, FUSED if fused else ()), META)
     plan = program.plan(tuple(tuple(inputs[name].shape) for name in program.inputs))
     plan.run(inputs)
     with torch.no_grad(), _Count(rates) as count:

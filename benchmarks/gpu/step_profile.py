@@ -12,16 +12,20 @@ from context import Context, Part
 from full_size import config_of, picture_size
 from kernel_trace import trace
 from step_environment import _seconds as best_seconds
+from turns import take_turns
 
 from glip_export.graphs.contracts import pyramid_axes
 from glip_export.graphs.fused_nodes import LOW_INPUTS
 from glip_export.graphs.swin_node import SWIN_BLOCK
 from glip_export.runtime.torch_cuda import dyconv, functions, kernels, norms, windows  # noqa: F401  register our operators
+from glip_export.runtime.torch_cuda.session import FUSED
 from glip_export.trt.dyconv_launches import DyConvSizes
 from glip_export.trt.kernels import WindowSizes
 from glip_export.trt.launches import up
 
 WORD = "torch:cuda:fp16"
+ALL = {"fused": FUSED}
+TURNS = 40  # of a picture with and without one kind of module
 REPEATS = 10  # of a kernel that is timed alone, in one CUDA graph
 
 
@@ -36,16 +40,21 @@ def parts(context: Context) -> list[Part]:
 
     prompts = ("4 names",) if context.rehearsal else ("4 names", "COCO")
     stages = [
-        (f"stages-{prompt.replace(' ', '-')}{suffix}", partial(_stages, context, contestants, prompt, graphs))
+        (f"stages-{prompt.replace(' ', '-')}{suffix}", partial(_stages, context, contestants, prompt, options))
+        for suffix, options in (("-fused", ALL), ("", {}), ("-fused-no-graphs", {**ALL, "cuda_graphs": 0}))
         for prompt in prompts
-        for suffix, graphs in (("", {}), ("-no-graphs", {"cuda_graphs": 0}))
+    ]
+    without = [
+        (f"without-{name.replace(' ', '-')}", partial(_without, context, contestants, prompts, name)) for name in FUSED
     ]
     return [
         ("deform-conv", partial(_deform_conv, context, contestants)),
         ("dyconv", partial(_dyconv, context, contestants)),
         ("nms", partial(_nms, context, contestants)),
         ("swin", partial(_swin, context, contestants)),
-        *stages,
+        *stages[: len(prompts)],
+        *without,
+        *stages[len(prompts) :],
     ]
 
 
@@ -73,6 +82,24 @@ def _stages(
         for name, of in found.items()
     )
     return {"line": words, "stages": found, "session": session.describe()}
+
+
+def _without(
+    context: Context, contestants: Callable[[], Contestants], prompts: tuple[str, ...], name: str
+) -> dict[str, Any]:
+    """What one kind of module is good for: a picture with all fused, and with all but these, by CUDA's events."""
+    them, found = contestants(), {}
+    rest = tuple(module for module in FUSED if module != name)
+    for prompt in prompts:
+        work = them.work(1, prompt)
+        rows = [them.backend(word, WORD, work, fused=fused) for word, fused in (("all", FUSED), ("without", rest))]
+        rounds, warm = (3, 2) if context.rehearsal else (TURNS, 0)
+        timed = take_turns(rows, them.clock, rounds, 3.0, warm, context.device)
+        if trouble := [facts["failed"] for facts in timed.values() if "failed" in facts]:
+            raise RuntimeError("; ".join(trouble))
+        found[prompt] = {word: facts["total_ms"]["p50"] for word, facts in timed.items()}
+    words = ", ".join(f"{prompt} {of['without'] - of['all']:.2f} ms" for prompt, of in found.items())
+    return {"line": f"{name}: {words}", "ms": found}
 
 
 def _deform_conv(context: Context, contestants: Callable[[], Contestants]) -> dict[str, Any]:

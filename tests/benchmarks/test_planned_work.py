@@ -36,8 +36,8 @@ def whole(bundle: Bundle, graph: str, precision: str = "fp16", fused: bool = Tru
 def test_its_products_are_those_of_the_graph(bundle: Bundle, graph: str, fused: bool) -> None:
     """As ONNX Runtime's profiler counts them, whatever kernels make them."""
     counted, expected = whole(bundle, graph, fused=fused).flop, 2e9 * bundle_gmac(bundle, graph, SIZE, TOKENS, NAMES)
-    if fused and graph == "fusion_head":  # the text's layers were multiplied into one another
-        assert 0.8 * expected < counted < expected
+    if fused and graph == "fusion_head":  # the text's layers were multiplied into one another, and this model is small
+        assert 0.6 * expected < counted < 0.8 * expected
     else:
         assert counted == pytest.approx(expected, rel=0.02)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import onnx_ir
@@ -26,6 +27,17 @@ from glip_export.trt.lowering import lower
 
 DEFAULT_PRECISION = "fp16"
 
+# What our kernels take whole, in the order that the graphs are changed: each puts nodes in its modules' place.
+MODULES: dict[str, Callable[[onnx_ir.Model], int]] = {
+    "swin": fuse_swin,
+    "text layer": fuse_text_layers,
+    "text side": fuse_text_sides,
+    "bi-attention": fuse_bi_attentions,
+    "dyconv": fuse_dyconv,
+}
+CANDIDATES = "candidates"  # of the lowered graph
+FUSED = (*MODULES, CANDIDATES)
+
 
 class TorchCudaSession(DeviceSession):
     """The bundle's graphs in PyTorch; see `DeviceSession` for inputs and outputs, `Session` for shapes.
@@ -44,7 +56,7 @@ class TorchCudaSession(DeviceSession):
         stream: Any = None,
         cuda_graphs: int = CUDA_GRAPHS,
         compiler: str = "",
-        fused: bool = False,
+        fused: bool | Collection[str] = False,
         driver: Driver | None = None,
         streams: Streams | None = None,
     ) -> None:
@@ -52,7 +64,8 @@ class TorchCudaSession(DeviceSession):
 
         precision: fp16 (the default), bf16 or fp32. device, stream, cuda_graphs: see `TensorRtSession`. compiler: a
         backend of torch.compile, such as "inductor", for all that is not our kernels; the first run of a shape then
-        takes minutes. fused: whole modules in our kernels, in fp16 or fp32. driver, streams: for tests.
+        takes minutes. fused: whole modules in our kernels, in fp16 or fp32; True for all of FUSED, or the names
+        of some, for measurements. driver, streams: for tests.
         Raises BackendError where PyTorch has no GPU, and for a fused bf16 or a model whose DyConv has no kernel.
         """
         self.precision = precision or DEFAULT_PRECISION
@@ -60,6 +73,9 @@ class TorchCudaSession(DeviceSession):
             raise BackendError(f"torch:cuda has no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
         if fused and self.precision == "bf16":
             raise BackendError("torch:cuda has no kernels for a DyConv block in bf16: choose fp16 or fp32")
+        modules = (FUSED if fused else ()) if isinstance(fused, bool) else tuple(fused)
+        if unknown := set(modules) - set(FUSED):
+            raise ValueError(f"no modules {', '.join(sorted(unknown))}: fused is some of {', '.join(FUSED)}")
         self.name = f"torch:cuda:{self.precision}{':compiled' if compiler else ''}{':fused' if fused else ''}"
         self.library = f"PyTorch {torch.__version__}"
         super().__init__(driver or _driver(device), stream)
@@ -68,32 +84,29 @@ class TorchCudaSession(DeviceSession):
         with self._driver.active():
             streams = streams or CudaStreams(where)
             for spec in self.specs.values():
-                program = Program(lowered(bundle, spec, self.precision, fused), where, compiler)
+                program = Program(lowered(bundle, spec, self.precision, modules), where, compiler)
                 runner = TorchRunner(program, spec, bundle.config, self._pool, cuda_graphs, streams)
                 self._runners[spec.name] = runner
 
 
-def lowered(bundle: Bundle, spec: GraphSpec, precision: str, fused: bool) -> onnx_ir.Model:
-    """One of the bundle's graphs as a program takes it. Raises BackendError as `TorchCudaSession`."""
+def lowered(bundle: Bundle, spec: GraphSpec, precision: str, fused: Collection[str]) -> onnx_ir.Model:
+    """One of the bundle's graphs as a program takes it; fused: some of FUSED.
+
+    Raises BackendError as `TorchCudaSession`.
+    """
     model = onnx_ir.load(bundle.graph_path(spec.name))
-    if fused:
-        _fuse(model, spec)
+    for name, fuse in MODULES.items():
+        if name in fused:
+            found = fuse(model)
+            if name == "dyconv" and spec.name == FUSION_HEAD.name and not found:
+                raise BackendError(
+                    f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): "
+                    "use torch:cuda"
+                )
     made = lower(convert(model, spec, precision), spec, bundle.config)
-    if fused and fuse_candidates(made, bundle.config.detection):
+    if CANDIDATES in fused and fuse_candidates(made, bundle.config.detection):
         join_levels(made)
     return made
-
-
-def _fuse(model: onnx_ir.Model, spec: GraphSpec) -> None:
-    """One node in the place of each module that our kernels take, in place."""
-    fuse_swin(model)
-    fuse_text_layers(model)
-    fuse_text_sides(model)
-    fuse_bi_attentions(model)
-    if spec.name == FUSION_HEAD.name and not fuse_dyconv(model):
-        raise BackendError(
-            f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): use torch:cuda"
-        )
 
 
 def options_of(words: str) -> dict[str, Any]:

@@ -262,6 +262,27 @@ def test_what_has_no_kernel_is_refused(bundle: Bundle, host: HostKernels, monkey
         open_on_host(bundle, host, fused=True)
 
 
+def test_some_modules_alone(bundle: Bundle) -> None:
+    """For measurements: what each is good for."""
+    spec = graphs_of(bundle.config)["fusion_head"]
+    nodes = {
+        "text layer": {"GlipTextLayer"},
+        "text side": {"GlipTextToImage", "GlipTextFromImage"},
+        "bi-attention": {"GlipBiAttention"},
+        "dyconv": {"GlipDyConv"},
+        "candidates": {"GlipCandidates"},
+    }
+    for name in session.FUSED:
+        made = session.lowered(bundle, spec, "fp16", (name,))
+        found = {node.op_type for node in made.graph if node.domain == "glip"} - {"GlipDeformIm2Col", "GlipNms"}
+        assert found == nodes.get(name, set()), name
+
+
+def test_a_module_that_is_none(bundle: Bundle, host: HostKernels) -> None:
+    with pytest.raises(ValueError, match="no modules bert, fpn: fused is some of swin, text layer, "):
+        open_on_host(bundle, host, fused=("fpn", "dyconv", "bert"))
+
+
 @pytest.mark.parametrize(
     ("word", "options"),
     [
