@@ -39,7 +39,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
 def head(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], onnx_ir.Model]:
     """The fused head of a precision before the levels are joined."""
     monkeypatch.setattr(session, "join_levels", lambda _: False)
-    return lambda precision: session.lowered(bundle, graphs_of(bundle.config)["fusion_head"], precision, True)
+    return lambda precision: session.lowered(bundle, graphs_of(bundle.config)["fusion_head"], precision, session.FUSED)
 
 
 def predictions(model: onnx_ir.Model) -> Program:
