@@ -198,7 +198,10 @@ def _tensorrt_rtx_usable(bundle: Bundle | None) -> tuple[str, ...]:
 
 
 _PROVIDERS = ("cpu", "cuda", "cuda:fp32", "cuda:fp16", "tensorrt", "rtx")  # onnxruntime_providers.words
-_TORCH_DEVICES = ("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled", "cuda:fused", "cuda:fp32:fused")
+_TORCH_DEVICES = (
+    *("cuda", "cuda:fp16", "cuda:fp32", "cuda:bf16", "cuda:compiled"),
+    *("cuda:fused", "cuda:fp16:fused", "cuda:fp32:fused"),
+)
 _BACKENDS = {
     "torch": _Backend(_open_torch, _torch_usable, "glip-export[export]", _TORCH_DEVICES),
     "onnxruntime": _Backend(_open_onnxruntime, _onnxruntime_usable, "glip-export", _PROVIDERS),

@@ -72,7 +72,7 @@ class TorchCudaSession(DeviceSession):
         if self.precision not in PRECISIONS:
             raise BackendError(f"torch:cuda has no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
         if fused and self.precision == "bf16":
-            raise BackendError("torch:cuda has no kernels for a DyConv block in bf16: choose fp16 or fp32")
+            raise BackendError("torch:cuda has no fused kernels in bf16: choose fp16 or fp32")
         modules = (FUSED if fused else ()) if isinstance(fused, bool) else tuple(fused)
         if unknown := set(modules) - set(FUSED):
             raise ValueError(f"no modules {', '.join(sorted(unknown))}: fused is some of {', '.join(FUSED)}")

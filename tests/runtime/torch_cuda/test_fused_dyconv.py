@@ -255,7 +255,7 @@ def test_fp16_finds_the_clear_detections(demo_bundle: Path, host: HostKernels) -
 
 
 def test_what_has_no_kernel_is_refused(bundle: Bundle, host: HostKernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match="no kernels for a DyConv block in bf16: choose fp16 or fp32"):
+    with pytest.raises(BackendError, match="no fused kernels in bf16: choose fp16 or fp32"):
         open_on_host(bundle, host, "bf16", fused=True)
     monkeypatch.setattr(dyconv_node, "CHANNEL_UNIT", 128)
     with pytest.raises(BackendError, match="our kernels take no DyConv block of this model"):
@@ -290,6 +290,7 @@ def test_a_module_that_is_none(bundle: Bundle, host: HostKernels) -> None:
         ("torch:cuda:bf16", {"precision": "bf16"}),
         ("torch:cuda:compiled", {"compiler": "inductor"}),
         ("torch:cuda:fused", {"precision": "", "fused": True}),
+        ("torch:cuda:fp16:fused", {"precision": "fp16", "fused": True}),
         ("torch:cuda:fp32:fused", {"precision": "fp32", "fused": True}),
     ],
 )
