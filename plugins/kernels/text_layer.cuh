@@ -25,13 +25,6 @@ __device__ __forceinline__ float clamped(float value, float low, float high) {
     return fminf(fmaxf(value, low), high);
 }
 
-// Over the eight lanes whose numbers differ in the last three bits.
-__device__ __forceinline__ float largest_of_eight(float value) {
-#pragma unroll
-    for (int bit = 1; bit < 8; bit <<= 1) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, bit));
-    return value;
-}
-
 // Rows of one head of q, k or v as floats into shared memory, zeros after the last token; `apart` floats a row.
 template <typename T>
 __device__ __forceinline__ void load_rows(float* __restrict__ to, int apart, const T* __restrict__ from, int stride,
@@ -101,7 +94,7 @@ __device__ __forceinline__ void attend(const T* __restrict__ qkv, const float* _
         of_query[t] = clamped(of_query[t], low, high) + added[t];
         largest = fmaxf(largest, of_query[t]);
     }
-    largest = largest_of_eight(largest);
+    largest = max_over<7>(largest);
     float sum = 0.0f;
     for (int t = thread % 8; t < tokens; t += 8) {
         of_query[t] = expf(of_query[t] - largest);
