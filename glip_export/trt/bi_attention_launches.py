@@ -18,7 +18,7 @@ _THREADS, _COMBINE_THREADS = 128, 256
 _WIDTHS = (64, MAX_CHANNELS)  # channels that kernels have room for
 _ROWS_BYTES, _TILE_BYTES = 128, 64  # a block's rows and a tile's, a channel: so many bytes of it
 _PAIRED_TOKENS = 16  # of a head, that two heads share a tile of halves
-_BLOCKS = 264  # two on each of 132 multiprocessors
+_MULTIPROCESSORS, _PER_MULTIPROCESSOR = 132, 2  # of an H100; blocks that one takes
 _LEAST_TILES = 8  # of a split, lest its sums weigh more than what it reads
 _ALIGNED = 16  # bytes that the kernels read at once
 
@@ -54,8 +54,14 @@ class BiAttentionSizes:
     def splits(self, dtype: npt.DTypeLike) -> int:
         """Parts of the positions that different blocks read for the text."""
         tiles = up(self.N, _of(dtype, _TILE_BYTES))
-        wanted = _BLOCKS // max(1, self.B * up(self.rows, _of(dtype, _ROWS_BYTES)))
-        return max(1, min(wanted, tiles // _LEAST_TILES))
+        each = max(1, self.B * up(self.rows, _of(dtype, _ROWS_BYTES)))
+        most = max(1, min(_PER_MULTIPROCESSOR * _MULTIPROCESSORS // each, tiles // _LEAST_TILES))
+        return max(range(1, most + 1), key=lambda splits: (_busy(splits * each), splits))
+
+
+def _busy(blocks: int) -> float:
+    """The share of the multiprocessors that so many blocks keep at work."""
+    return blocks / (_MULTIPROCESSORS * up(blocks, _MULTIPROCESSORS))
 
 
 def text_reads_workspace_bytes(dtype: npt.DTypeLike, sizes: BiAttentionSizes) -> int:

@@ -13,7 +13,8 @@ NORM_UNIT = 8  # of which the channels are a multiple
 MAX_NORM_CHANNELS = 3072
 
 _THREADS = 128
-_FEW, _WARP = 3, 32  # vectors of a lane in the kernels that are not wide, and lanes that a row may have
+_VECTOR = 4  # channels that a lane reads at once
+_FEW, _WARP = 6, 32  # vectors of a lane in the kernels that are not wide, and lanes that a row may have
 _ALIGNED = 16
 
 
@@ -42,18 +43,18 @@ def add_norm_launches(
         raise ValueError(f"the norm's kernels take float32 or float16, not {x_dtype} and {dtype}")
     if C % NORM_UNIT or not 0 < C <= MAX_NORM_CHANNELS or not 0 <= M <= MAX_COUNT:
         raise ValueError(f"the norm's kernels do not take {M} rows of {C} channels")
+    if M == 0:
+        return []
     sums, norms = (added_ptr, bias_ptr, sum_ptr), (norm_weight_ptr, norm_bias_ptr, normed_ptr)
     if {len({memory is None for memory in parts}) for parts in (sums, norms)} != {1}:
         raise ValueError("what is added has a bias and a sum, and a norm has weight, bias and result")
-    if M == 0:
-        return []
 
     def pointer(name: str, memory: Memory | None, kind: np.dtype, count: int, written: bool = False) -> ctypes.c_void_p:
         if memory is None:
             return ctypes.c_void_p(0)
         return checked_pointer(name, memory, kind, count, _ALIGNED, written)
 
-    vectors = C // NORM_UNIT
+    vectors = C // _VECTOR
     wide = vectors > _FEW * _WARP
     lanes = _WARP if wide else 1 << (up(vectors, _FEW) - 1).bit_length()
     name = f"glip_add_norm_{DTYPES[dtype]}{'' if x_dtype == single else '_of_f16'}{'_wide' if wide else ''}"

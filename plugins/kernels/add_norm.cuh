@@ -3,8 +3,8 @@
 //   x (M, C) X [, added (M, C) T, bias f32 (C)] -> sum f32 (M, C) = x + (added + bias), where something is added
 //   [norm_weight, norm_bias f32 (C)] -> normed (M, C) T, the LayerNorm of the sum, where it has weights
 //
-// C is a multiple of 8. A row stands in the registers of `lanes` neighbouring lanes, a power of two, 8 values at a time
-// and kEach times; so its mean is found first, then the squares about it, both in float32. Grid: x over rows.
+// C is a multiple of 8. A row stands in the registers of `lanes` neighbouring lanes, a power of two, 4 values at a time
+// and kEach times, so that lanes next to each other read what is next to each other in both types; so its mean is found first, then the squares about it, both in float32. Grid: x over rows.
 
 #pragma once
 
@@ -14,30 +14,22 @@
 namespace glip {
 
 constexpr int kNormThreads = 128;
-constexpr int kNormVector = 8;
+constexpr int kNormVector = 4;
 
-// Eight values, in float32; 16 bytes are read or written at once.
+// Four values, in float32.
 template <typename T>
 __device__ __forceinline__ void load_vector(float (&values)[kNormVector], const T* from) {
-    constexpr int kAtOnce = 16 / sizeof(T);
+    const auto read = load_as<Pack<T, kNormVector>>(from);
 #pragma unroll
-    for (int first = 0; first < kNormVector; first += kAtOnce) {
-        const auto read = load_as<Pack<T, kAtOnce>>(from + first);
-#pragma unroll
-        for (int n = 0; n < kAtOnce; ++n) values[first + n] = to_float(read.value[n]);
-    }
+    for (int n = 0; n < kNormVector; ++n) values[n] = to_float(read.value[n]);
 }
 
 template <typename T>
 __device__ __forceinline__ void store_vector(T* to, const float (&values)[kNormVector]) {
-    constexpr int kAtOnce = 16 / sizeof(T);
+    Pack<T, kNormVector> made;
 #pragma unroll
-    for (int first = 0; first < kNormVector; first += kAtOnce) {
-        Pack<T, kAtOnce> made;
-#pragma unroll
-        for (int n = 0; n < kAtOnce; ++n) made.value[n] = from_float<T>(values[first + n]);
-        store_as(to + first, made);
-    }
+    for (int n = 0; n < kNormVector; ++n) made.value[n] = from_float<T>(values[n]);
+    store_as(to, made);
 }
 
 // Over neighbouring lanes; each of them gets it.
@@ -111,11 +103,11 @@ __device__ __forceinline__ void add_norm(long long rows, int channels, int lanes
                                    normed);                                                                        \
     }
 
-GLIP_ADD_NORM(glip_add_norm_f32, float, float, 3)
-GLIP_ADD_NORM(glip_add_norm_f32_wide, float, float, 12)
-GLIP_ADD_NORM(glip_add_norm_f16, float, __half, 3)
-GLIP_ADD_NORM(glip_add_norm_f16_wide, float, __half, 12)
-GLIP_ADD_NORM(glip_add_norm_f16_of_f16, __half, __half, 3)
-GLIP_ADD_NORM(glip_add_norm_f16_of_f16_wide, __half, __half, 12)
+GLIP_ADD_NORM(glip_add_norm_f32, float, float, 6)
+GLIP_ADD_NORM(glip_add_norm_f32_wide, float, float, 24)
+GLIP_ADD_NORM(glip_add_norm_f16, float, __half, 6)
+GLIP_ADD_NORM(glip_add_norm_f16_wide, float, __half, 24)
+GLIP_ADD_NORM(glip_add_norm_f16_of_f16, __half, __half, 6)
+GLIP_ADD_NORM(glip_add_norm_f16_of_f16_wide, __half, __half, 24)
 
 #undef GLIP_ADD_NORM

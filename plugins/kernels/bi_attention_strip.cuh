@@ -211,7 +211,7 @@ struct Strip {
 };
 
 __device__ __forceinline__ float weight_of(float score, float reference) {
-    return exp2f((score - reference) * kLog2OfE);
+    return power_of_two((score - reference) * kLog2OfE);
 }
 
 // What is no number stays none.

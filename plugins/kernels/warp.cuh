@@ -129,6 +129,17 @@ __device__ __forceinline__ void multiply_tile(float (&sums)[4], const unsigned (
 #endif
 }
 
+// 2^x to two units in the last place, 0 where that is no normal number: one instruction, where exp2f takes four.
+__device__ __forceinline__ float power_of_two(float x) {
+#ifdef GLIP_HOST_SHIM
+    return exp2f(x);
+#else
+    float made;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(made) : "f"(x));
+    return made;
+#endif
+}
+
 // The sum over all lanes whose numbers differ in the bits of `lanes` alone; each of them gets it.
 template <int lanes>
 __device__ __forceinline__ float sum_over(float value) {

@@ -162,7 +162,7 @@ __device__ __forceinline__ void attend_in_window(const Windows& windows, const _
 #pragma unroll
             for (int j = 0; j < 2 * kPairs; ++j) top = fmaxf(top, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
             top = max_over<3>(top);
-            const float factor = exp2f((largest[half] - top) * exponent);
+            const float factor = power_of_two((largest[half] - top) * exponent);
             largest[half] = top;
             total[half] *= factor;
 #pragma unroll
@@ -175,7 +175,7 @@ __device__ __forceinline__ void attend_in_window(const Windows& windows, const _
 #pragma unroll
                 for (int n = 0; n < 2; ++n) {
                     float& score = scores[j][2 * half + n];
-                    score = exp2f((score - top) * exponent);
+                    score = power_of_two((score - top) * exponent);
                     total[half] += score;
                 }
             }
@@ -293,7 +293,7 @@ __device__ __forceinline__ void attend_in_window(const Windows& windows, int dep
 #pragma unroll
             for (int i = 0; i < kFloatKeys; ++i) {
                 if (i * 32 + lane >= count) continue;
-                scores[i][r] = exp2f((scores[i][r] - top) * kLog2E);
+                scores[i][r] = power_of_two((scores[i][r] - top) * kLog2E);
                 total += scores[i][r];
             }
             total = sum_over<31>(total);
