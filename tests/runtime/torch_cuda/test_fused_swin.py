@@ -205,7 +205,7 @@ def test_the_backbone(bundle: Bundle, precision: str, tolerance: float, size: tu
 
 def test_fp16_finds_the_clear_detections(kernels: None, bundle: Bundle, host: HostKernels) -> None:
     reference = open_session(bundle, "onnxruntime", threads=1)
-    fused = open_on_host(bundle, host, "fp16", FUSED)
+    fused = open_on_host(bundle, host, "fp16", fused=True)
     diffs = []
     for case in built_in_cases(bundle.config)[:2]:
         inputs = case.inputs(bundle.config)
