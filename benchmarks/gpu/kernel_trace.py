@@ -15,6 +15,8 @@ CLASSES = (  # the first whose pattern is in a kernel's name
     ("ours: DyConv", r"dyconv"),
     ("ours: Swin", r"window_attention|add_norm"),
     ("ours: bi-attention", r"text_reads|text_combine|image_reads"),
+    ("ours: text layer", r"text_(attention|norm|gelu)"),
+    ("ours: candidates", r"candidates"),
     ("ours: NMS", r"glip|nms"),
     ("copies", r"memcpy|memset"),
     ("products and convolutions", r"gemm|gemv|cutlass|xmma|wgmma|nvjet|splitk|conv|aten::(mm|addmm|bmm|baddbmm)"),

@@ -39,7 +39,7 @@ STEPS = (
     Step("kernels", 90, "our kernels against NumPy, all edge cases"),
     Step("parity", 150, "every backend against the CPU: demo, oracle, full size"),
     Step("timings", 150, "A B A B: the published form, torch:cuda, others"),
-    Step("profile", 100, "where the time goes, by kernel, and what each fused module is good for"),
+    Step("profile", 150, "where the time goes, by kernel, and what each fused module is good for"),
     Step("ap", 60, "AP of the demo model on held-out scenes"),
     Step("tests", 120, "tests/gpu"),
     Step("soak", 40, "many runs of changing shapes: memory and answers"),

@@ -52,9 +52,9 @@ def parts(context: Context) -> list[Part]:
         ("dyconv", partial(_dyconv, context, contestants)),
         ("nms", partial(_nms, context, contestants)),
         ("swin", partial(_swin, context, contestants)),
-        *stages[: len(prompts)],
+        *stages[: 2 * len(prompts)],
         *without,
-        *stages[len(prompts) :],
+        *stages[2 * len(prompts) :],
     ]
 
 

@@ -259,6 +259,8 @@ class ModuleGraph:
     def bi_attentions(self) -> Iterator[BiAttentionModule]:
         """The bi-attentions, but not those that subtract the maximum of the whole batch (STABLE_SOFTMAX_2D).
 
+        Nor a last one whose text nothing reads.
+
         A module that attends level by level (SEPARATE_BIDIRECTIONAL) gives five of the same name.
         """
         for name, over_positions, over_tokens in self._pairs_of_softmax(".b_attn.attn"):
@@ -284,6 +286,8 @@ class ModuleGraph:
         for name in self._ending(suffix):
             if not self._of_type(name, "ReduceMax"):
                 nodes = self._of_type(name, "Softmax")  # each call's two, in the order they run
+                if len(nodes) % 2:  # of a last one whose text nothing reads, one is left
+                    continue
                 for over_positions, over_tokens in zip(nodes[::2], nodes[1::2], strict=True):
                     yield name, over_positions, over_tokens
 

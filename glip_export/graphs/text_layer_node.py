@@ -13,6 +13,7 @@ from glip_export.graphs.walking import F32
 
 TEXT_LAYER = "GlipTextLayer"  # as in trt/nodes.py, which is above this module
 DEPTHS, MAX_DEPTH = 8, 128  # the kernels' channels of a head: a multiple, and at most
+HIDDEN, MAX_NORMED = 8, 4096  # of the MLP: a multiple; of a norm: at most
 
 
 def fuse_text_layers(model: onnx_ir.Model) -> int:
@@ -20,8 +21,8 @@ def fuse_text_layers(model: onnx_ir.Model) -> int:
 
     Inputs: x (B, T, C), what is added to the scores (B, 1, 1, T), then the layer's `parameters_of`. Output: (B, T, C),
     under the name that it had. Attributes: heads, scale, epsilon (of the two norms), limits (of the scores, then of
-    the MLP's values and the result). A graph with int8 weights stays as it is, and so does a layer whose heads are of
-    another depth than the kernels take.
+    the MLP's values and the result). A graph with int8 weights stays as it is, and so does a layer of
+    sizes that the kernels do not take.
     """
     if is_quantized(model):
         return 0
@@ -60,5 +61,6 @@ def parameters_of(layer: BertLayerModule) -> dict[str, F32]:
 
 
 def _has_kernel(layer: BertLayerModule) -> bool:
-    depth = len(layer.queries.bias) // layer.heads
-    return depth % DEPTHS == 0 and depth <= MAX_DEPTH
+    depth, hidden = len(layer.queries.bias) // layer.heads, len(layer.first.bias)
+    takes_heads = depth % DEPTHS == 0 and depth <= MAX_DEPTH
+    return takes_heads and hidden % HIDDEN == 0 and len(layer.last.bias) <= MAX_NORMED

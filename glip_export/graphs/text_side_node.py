@@ -98,8 +98,8 @@ def _text_side(attention: BiAttentionModule, producers: dict[str, onnx_ir.Node])
     read_weight, read_bias = _wide(product.inputs[1]), _wide(_other(offset, product))  # (h, C, d), (h, 1, d)
     out_weight = _wide(reader_of(joined).inputs[1]).reshape(heads, -1, len(_wide(_other(added, reader_of(joined)))))
     gains = _wide(_other(gain, added))
-    out = np.einsum("hcd,hdl->lhc", read_weight, out_weight) * gains[:, None, None]
-    out_bias = (np.einsum("hnd,hdl->l", read_bias, out_weight) + _wide(_other(added, reader_of(joined)))) * gains
+    out = (read_weight @ out_weight).transpose(2, 0, 1) * gains[:, None, None]  # (L, h, C)
+    out_bias = ((read_bias @ out_weight).sum((0, 1)) + _wide(_other(added, reader_of(joined)))) * gains
 
     by_head = scale * key_weight.reshape(heads, -1, key_weight.shape[1])  # (h, d, L)
     bias_by_head = scale * key_bias.reshape(heads, 1, -1)

@@ -12,11 +12,11 @@ from glip_export.trt.launches import DTYPES, MAX_COUNT, MAX_GRID, Launch, Memory
 DEPTHS = 8  # of which a head's channels are a multiple
 MAX_DEPTH = 128
 MAX_TOKENS = 512  # of a text
+HIDDEN = 8  # of which the MLP's channels are a multiple
 MAX_NORMED = 4096  # channels
 
 _TEXT_THREADS, _ROW_THREADS = 128, 256
 _QUERIES, _KEYS = 16, 64
-_GELU_EACH = 8
 _ALIGNED = 16  # bytes that the kernels read at once
 
 
@@ -115,13 +115,13 @@ def text_gelu_launches(
     Nothing to launch without values. Raises ValueError and TypeError as `im2col_launches`.
     """
     suffix = _suffix(dtype)
-    if count % _GELU_EACH or not 0 <= count <= MAX_COUNT:
+    if count % HIDDEN or not 0 <= count <= MAX_COUNT:
         raise ValueError(f"the text's GELU takes no {count} values")
     if count == 0:
         return []
     x = checked_pointer("x", x_ptr, dtype, count, _ALIGNED)
     out = checked_pointer("out", out_ptr, dtype, count, _ALIGNED, written=True)
-    grid = (up(count, _ROW_THREADS * _GELU_EACH), 1, 1)
+    grid = (up(count, _ROW_THREADS * HIDDEN), 1, 1)
     arguments = (x, out, ctypes.c_int64(count), *map(ctypes.c_float, limits))
     return [Launch(f"glip_text_gelu_{suffix}", grid, (_ROW_THREADS, 1, 1), 0, arguments)]
 

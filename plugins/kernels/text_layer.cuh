@@ -21,8 +21,9 @@ constexpr int kMaxDepth = 128;   // of a head
 constexpr int kRowThreads = 256;
 constexpr int kGeluEach = 8;     // values of a thread
 
+// What is no number stays so.
 __device__ __forceinline__ float clamped(float value, float low, float high) {
-    return fminf(fmaxf(value, low), high);
+    return value < low ? low : value > high ? high : value;
 }
 
 // Rows of one head of q, k or v as floats into shared memory, zeros after the last token; `apart` floats a row.

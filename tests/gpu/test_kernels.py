@@ -105,7 +105,10 @@ def test_dyconv(on_device: Callable, channels: int, batch: int, largest: tuple[i
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize(
     ("batch", "positions", "channels", "tokens"),
-    [(2, 70, 64, 16), (1, 65, 32, 43), (1, 20267, 256, 16), (2, 20267, 256, 194), (1, 4000, 256, 256)],
+    [
+        *((2, 70, 64, 16), (1, 65, 32, 43), (2, 70, 256, 16), (1, 300, 256, 43)),
+        *((1, 20267, 256, 16), (2, 20267, 256, 194), (1, 4000, 256, 256)),
+    ],
 )
 def test_bi_attention(on_device: Callable, batch: int, positions: int, channels: int, tokens: int, dtype: str) -> None:
     from glip_export.trt.kernels import (

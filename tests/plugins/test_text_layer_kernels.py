@@ -105,8 +105,22 @@ def test_every_order_of_threads_gives_the_same_bits(host: HostKernels, order: in
 
 
 def test_the_graphs_pass_knows_what_the_kernels_take() -> None:
-    assert text_layer_node.DEPTHS == text_layer_launches.DEPTHS
-    assert text_layer_node.MAX_DEPTH == text_layer_launches.MAX_DEPTH
+    for name in ("DEPTHS", "MAX_DEPTH", "HIDDEN", "MAX_NORMED"):
+        assert getattr(text_layer_node, name) == getattr(text_layer_launches, name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_is_no_number_stays_so(host: HostKernels, dtype: str) -> None:
+    x = np.ones(16, dtype)
+    x[3] = np.nan
+    assert np.isnan(gelu(host, x, (-2.0, 2.0)))[3]
+    rows, ones = np.ones((2, 8), np.float32), np.ones(8, np.float32)
+    rows[0, 1] = np.nan
+    wide, narrow = norm(host, rows, np.ones((2, 8), dtype), ones, ones, 1e-5, (-2.0, 2.0), (-2.0, 2.0))
+    assert np.isnan(wide[0]).all() and np.isnan(narrow[0]).all() and np.isfinite(wide[1]).all()
+    qkv, mask = drawn(1, 4, 1, 8, dtype)
+    qkv[0, 2, 0] = np.nan  # of a query
+    assert np.isnan(attention(host, qkv, mask, 1, 1.0, (-2.0, 2.0))[0, 2]).all()
 
 
 @pytest.mark.parametrize(

@@ -52,19 +52,26 @@ Handler = Callable[..., Call]
 
 @dataclass(frozen=True)
 class Operator:
-    """How a node becomes a call; `static` are the places of the inputs that the handler takes as lists."""
+    """How a node becomes a call; `static` are the places of the inputs that the handler takes as lists.
+
+    compiled: the handler for calls that a compiler is given, which may lay values out in another way than the run that
+    was traced, where that makes a difference.
+    """
 
     handler: Handler
     static: frozenset[int]
+    compiled: Handler
 
 
 OPERATORS: dict[str, Operator] = {}
 
 
-def _operator(*names: str, static: tuple[int, ...] = ()) -> Callable[[Handler], Handler]:
+def _operator(
+    *names: str, static: tuple[int, ...] = (), compiled: Handler | None = None
+) -> Callable[[Handler], Handler]:
     def register(handler: Handler) -> Handler:
         for name in names:
-            OPERATORS[name] = Operator(handler, frozenset(static))
+            OPERATORS[name] = Operator(handler, frozenset(static), compiled or handler)
         return handler
 
     return register
@@ -163,11 +170,15 @@ def _deform_im2col(node: onnx_ir.Node, x: torch.Tensor, offset: torch.Tensor, ma
     return torch.ops.glip_export.deform_im2col.default, x, offset, mask, _attribute(node, "stride", 1)
 
 
-@_operator(DYCONV)
-def _dyconv(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+def _dyconv_copied(node: onnx_ir.Node, *tensors: torch.Tensor, adjacent: bool = False) -> Call:
     levels, groups = node.attributes["levels"].as_int(), node.attributes["groups"].as_int()
-    epsilon, positions = list(node.attributes["epsilon"].as_floats()), functions.positions_of(tensors[:levels])
-    return functions.dyconv, levels, groups, epsilon, functions.are_adjacent(positions, 1), *tensors
+    return functions.dyconv, levels, groups, list(node.attributes["epsilon"].as_floats()), adjacent, *tensors
+
+
+@_operator(DYCONV, compiled=_dyconv_copied)
+def _dyconv(node: onnx_ir.Node, *tensors: torch.Tensor) -> Call:
+    positions = functions.positions_of(tensors[: node.attributes["levels"].as_int()])
+    return _dyconv_copied(node, *tensors, adjacent=functions.are_adjacent(positions, 1))
 
 
 @_operator(SWIN_BLOCK)
@@ -269,12 +280,16 @@ def _transpose(node: onnx_ir.Node, x: torch.Tensor) -> Call:
     return torch.permute, x, list(_attribute(node, "perm", tuple(reversed(range(x.ndim)))))
 
 
-@_operator("Concat")
+def _concat_copied(node: onnx_ir.Node, *values: torch.Tensor) -> Call:
+    return functions.concat, node.attributes["axis"].as_int() % values[0].ndim, *values
+
+
+@_operator("Concat", compiled=_concat_copied)
 def _concat(node: onnx_ir.Node, *values: torch.Tensor) -> Call:
     axis = node.attributes["axis"].as_int() % values[0].ndim
     if len(values) > 1 and functions.are_adjacent(values, axis):  # so they are in every run of the same calls
         return functions.extended, values[0], axis, sum(value.shape[axis] for value in values)
-    return functions.concat, axis, *values
+    return _concat_copied(node, *values)
 
 
 @_operator("Split", static=(1,))

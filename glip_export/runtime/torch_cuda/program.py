@@ -264,7 +264,7 @@ def apply(
             _as_given(program, node, place, argument, known, place in operator.static)
             for place, argument in enumerate(arguments)
         ]
-        call = operator.handler(node, *given)
+        call = (operator.compiled if program.compiler else operator.handler)(node, *given)
         made = call[0](*call[1:])
         if any(made is argument for argument in given):  # a cast to its own type: two values are two tensors
             call = (alias, made)

@@ -13,7 +13,9 @@ from plugins.host_kernels import HostKernels
 from runtime.torch_cuda.host_device import use_host_kernels
 
 from glip_export.bundle import Bundle
+from glip_export.graphs.bi_attention_node import fuse_bi_attentions
 from glip_export.graphs.contracts import FUSION_HEAD
+from glip_export.graphs.modules import ModuleGraph
 from glip_export.graphs.precision import convert
 from glip_export.graphs.text_side_node import fuse_text_sides, text_sides
 from glip_export.runtime.torch_cuda.program import Program
@@ -108,3 +110,16 @@ def test_a_module_that_runs_once_a_level_stays(tiny_unfused_bundle: Path) -> Non
     model = onnx_ir.load(Bundle.open(tiny_unfused_bundle, verify=False).graph_path("fusion_head"))
     before = len(model.graph)
     assert fuse_text_sides(model) == 0 and len(model.graph) == before
+
+
+def test_a_last_module_whose_text_nothing_reads_stays(bundle: Bundle) -> None:
+    """As in a head whose logits are not made of the fused text: its softmax over positions is not exported."""
+    model = onnx_ir.load(bundle.graph_path("fusion_head"))
+    attentions = list(ModuleGraph(model).bi_attentions())
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    last = attentions[-1].residual
+    assert last is not None
+    model.graph.outputs[:] = [values[last.output]]
+    common.RemoveUnusedNodesPass()(model)
+    assert [one.name for one in ModuleGraph(model).bi_attentions()] == [one.name for one in attentions[:-1]]
+    assert fuse_text_sides(model) == fuse_bi_attentions(model) == len(attentions) - 1
