@@ -12,8 +12,6 @@ from pytest_run import run_tests
 
 TOOLS = ("memcheck", "racecheck")
 LARGE = ("size2", "size3", "largest2", "1000-largest1", "5000", "20267", "4000")  # in the names of the tests
-    f"not {words}" for words in ("size2", "size3", "largest2", "1000-largest1", "5000", "20267", "4000")
-)
 
 
 def parts(context: Context) -> list[Part]:
