@@ -77,6 +77,11 @@ def in_stream_order(tensor: Any) -> int:
     return int(tensor.data_ptr())
 
 
+def in_one_storage(first: Any, other: Any) -> bool:
+    """Whether two tensors of PyTorch are views of one memory."""
+    return bool(first.untyped_storage().data_ptr() == other.untyped_storage().data_ptr())
+
+
 def table_of(pointers: Iterable[ctypes.c_void_p]) -> ctypes.Array[ctypes.c_void_p]:
     """Addresses as C has them in an array, which holds what they hold."""
     pointers = tuple(pointers)

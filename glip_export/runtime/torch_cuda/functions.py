@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from glip_export.addresses import in_one_storage
+
 
 def alias(x: torch.Tensor) -> torch.Tensor:
     """The same values in the same memory, as another tensor."""
@@ -53,7 +55,7 @@ def are_adjacent(values: Sequence[torch.Tensor], axis: int) -> bool:
     first, axis = values[0], axis % values[0].ndim
     end = first.storage_offset()
     for value in values:
-        if value.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or value.storage_offset() != end:
+        if not in_one_storage(value, first) or value.storage_offset() != end:
             return False
         sizes = zip(value.shape, first.shape, strict=True)
         if value.stride() != first.stride() or any(one != other for at, (one, other) in enumerate(sizes) if at != axis):
