@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import onnx_ir
-from onnx_ir.passes import common
 
-from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
+from glip_export.graphs.fused_nodes import put_node, settle
 from glip_export.graphs.modules import BiAttentionModule, ModuleGraph, NormedResidual
 from glip_export.graphs.quantized import is_quantized
 
@@ -37,9 +36,7 @@ def fuse_bi_attentions(model: onnx_ir.Model) -> int:
         seen[attention.name] += 1
         _replace(model.graph, attention, residual, f"{attention.name}.{calls}" if calls else attention.name)
     if whole:
-        model.opset_imports[DOMAIN] = OPSET
-        common.RemoveUnusedNodesPass()(model)
-        model.graph.sort()  # a node is where the first output was made, which may be before the values
+        settle(model)
     return len(whole)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import onnx_ir
-from onnx_ir.passes import common
 
-from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
+from glip_export.graphs.fused_nodes import put_node, settle
 from glip_export.graphs.modules import DyConvModule, ModuleGraph
 from glip_export.graphs.quantized import is_quantized
 from glip_export.graphs.walking import F32
@@ -28,8 +27,7 @@ def fuse_dyconv(model: onnx_ir.Model) -> int:
     for block in blocks:
         _replace(model.graph, block)
     if blocks:
-        model.opset_imports[DOMAIN] = OPSET
-        common.RemoveUnusedNodesPass()(model)
+        settle(model)
     return len(blocks)
 
 

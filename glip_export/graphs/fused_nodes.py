@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
 from glip_export.graphs.modules import MODULE_KEY
 from glip_export.graphs.quantized import add_initializer
@@ -27,7 +28,7 @@ def put_node(
     attributes: Mapping[str, int | float | list[float]],
     outputs: Sequence[str],
 ) -> None:
-    """Puts a node where the module's first output is made, in place; what it makes unread stays, for a later pass.
+    """Puts a node where the module's first output is made, in place; `settle` follows when all are put.
 
     inputs, outputs: names of the graph's values, which the outputs keep; parameters become constants behind the inputs.
     """
@@ -37,7 +38,12 @@ def put_node(
     given = [*(values[name] for name in inputs), *constants]
     node = onnx_ir.node(op_type, given, dict(attributes), domain=DOMAIN, num_outputs=len(replaced), name=module)
     node.metadata_props[MODULE_KEY] = module
-    ends = [
-        end for value in replaced if (end := value.producer()) is not None
-    ]  # the first is before all that reads any
+    ends = [end for value in replaced if (end := value.producer()) is not None]  # the first stands before all readers
     onnx_ir.convenience.replace_nodes_and_values(graph, ends[0], ends, [node], replaced, node.outputs)
+
+
+def settle(model: onnx_ir.Model) -> None:
+    """After the last `put_node`: what nothing reads any more goes, and each node comes after what makes its inputs."""
+    model.opset_imports[DOMAIN] = OPSET
+    common.RemoveUnusedNodesPass()(model)
+    model.graph.sort()  # a node is where the first output was made, which may be before an input

@@ -6,15 +6,13 @@ import math
 
 import numpy as np
 import onnx_ir
-from onnx_ir.passes import common
 
-from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
-from glip_export.graphs.modules import F32, ModuleGraph, SwinBlockModule
+from glip_export.graphs.fused_nodes import put_node, settle
+from glip_export.graphs.modules import ModuleGraph, SwinBlockModule
 from glip_export.graphs.quantized import is_quantized
+from glip_export.graphs.walking import F32
 
-SWIN_BLOCK = (
-    "GlipSwinBlock"  # as in trt/nodes.py; this and the rest as in trt/*_launches.py, which are above this module
-)
+SWIN_BLOCK = "GlipSwinBlock"  # as in trt/nodes.py; the sizes as in trt/*_launches.py, which are above this module
 DEPTH_UNIT, MAX_DEPTH, MAX_WINDOW_VALUES = 16, 64, 4608
 NORM_UNIT, MAX_NORM_CHANNELS = 8, 3072
 
@@ -39,8 +37,7 @@ def fuse_swin(model: onnx_ir.Model) -> int:
         }
         put_node(model.graph, block.name, SWIN_BLOCK, [block.input], parameters_of(block), attributes, [block.output])
     if blocks:
-        model.opset_imports[DOMAIN] = OPSET
-        common.RemoveUnusedNodesPass()(model)
+        settle(model)
     return len(blocks)
 
 

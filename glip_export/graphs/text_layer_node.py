@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir
-from onnx_ir.passes import common
 
-from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
+from glip_export.graphs.fused_nodes import put_node, settle
 from glip_export.graphs.modules import BertLayerModule, ModuleGraph
 from glip_export.graphs.quantized import is_quantized
 from glip_export.graphs.walking import F32
@@ -21,8 +20,8 @@ def fuse_text_layers(model: onnx_ir.Model) -> int:
 
     Inputs: x (B, T, C), what is added to the scores (B, 1, 1, T), then the layer's `parameters_of`. Output: (B, T, C),
     under the name that it had. Attributes: heads, scale, epsilon (of the two norms), limits (of the scores, then of
-    the MLP's values and the result). A graph with int8 weights stays as it is, and so does a layer of
-    sizes that the kernels do not take.
+    the MLP's values and the result). A graph with int8 weights stays as it is, and so does a layer of sizes
+    that the kernels do not take.
     """
     if is_quantized(model):
         return 0
@@ -37,8 +36,7 @@ def fuse_text_layers(model: onnx_ir.Model) -> int:
         inputs, outputs = (layer.input, layer.mask), (layer.output,)
         put_node(model.graph, layer.name, TEXT_LAYER, inputs, parameters_of(layer), attributes, outputs)
     if layers:
-        model.opset_imports[DOMAIN] = OPSET
-        common.RemoveUnusedNodesPass()(model)
+        settle(model)
     return len(layers)
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
-from glip_export.graphs.fused_nodes import DOMAIN, OPSET, put_node
+from glip_export.graphs.fused_nodes import put_node, settle
 from glip_export.graphs.modules import BiAttentionModule, ModuleGraph
 from glip_export.graphs.quantized import is_quantized
 from glip_export.graphs.walking import F32, constant_of, name_of, producer_of, reader_of
@@ -37,9 +36,7 @@ class TextSide:
     values: str
     read: str
     gained: str
-    to_image: dict[
-        str, F32
-    ]  # keys_ and values_weight (h, C, L) and _bias (h, 1, C), scores_weight (h, L) and _bias (h, 1)
+    to_image: dict[str, F32]  # keys and values: _weight (h, C, L), _bias (h, 1, C); scores_weight (h, L), _bias (h, 1)
     from_image: dict[str, F32]  # weight (L, h*C), bias (L,)
 
     @property
@@ -66,8 +63,7 @@ def fuse_text_sides(model: onnx_ir.Model) -> int:
         name, read, gained = f"{side.name}.from", (side.read,), (side.gained,)
         put_node(model.graph, name, TEXT_FROM_IMAGE, read, side.from_image, attributes, gained)
     if sides:
-        model.opset_imports[DOMAIN] = OPSET
-        common.RemoveUnusedNodesPass()(model)
+        settle(model)
     return len(sides)
 
 

@@ -12,7 +12,7 @@ import onnx_ir
 import pytest
 
 from glip_export.bundle import Bundle
-from glip_export.graphs import dyconv_node
+from glip_export.graphs import dyconv_node, fused_nodes
 from glip_export.graphs.contracts import graphs_of
 from glip_export.graphs.dyconv_node import fuse_dyconv
 from glip_export.graphs.islands import float32_nodes
@@ -75,7 +75,7 @@ def described(model: onnx_ir.Model) -> list[tuple]:
 
 
 def test_the_names_are_trts() -> None:
-    assert (dyconv_node.DYCONV, dyconv_node.DOMAIN, dyconv_node.OPSET) == (nodes.DYCONV, nodes.DOMAIN, nodes.OPSET)
+    assert (dyconv_node.DYCONV, fused_nodes.DOMAIN, fused_nodes.OPSET) == (nodes.DYCONV, nodes.DOMAIN, nodes.OPSET)
     assert dyconv_node.CHANNEL_UNIT == dyconv_launches.CHANNELS
 
 

@@ -9,7 +9,7 @@ import onnx_ir
 import pytest
 
 from glip_export.bundle import Bundle
-from glip_export.graphs import swin_node
+from glip_export.graphs import fused_nodes, swin_node
 from glip_export.graphs.contracts import graphs_of
 from glip_export.graphs.islands import float32_nodes
 from glip_export.graphs.modules import MODULE_KEY, ModuleGraph, SwinBlockModule
@@ -124,4 +124,8 @@ def test_an_int8_graph_and_other_graphs_stay(bundle: Bundle, model: onnx_ir.Mode
 
 
 def test_the_names_are_trts() -> None:
-    assert (swin_node.SWIN_BLOCK, swin_node.DOMAIN, swin_node.OPSET) == (nodes.SWIN_BLOCK, nodes.DOMAIN, nodes.OPSET)
+    assert (swin_node.SWIN_BLOCK, fused_nodes.DOMAIN, fused_nodes.OPSET) == (
+        nodes.SWIN_BLOCK,
+        nodes.DOMAIN,
+        nodes.OPSET,
+    )
