@@ -8,7 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from glip_export.trt.launches import DTYPES, MAX_COUNT, MAX_GRID, Launch, Memory, checked_pointer, part_of, up
+from glip_export.trt.launches import (
+    DTYPES,
+    MAX_COUNT,
+    MAX_GRID,
+    Launch,
+    Memory,
+    Part,
+    checked_dtype,
+    checked_pointer,
+    up,
+    workspace_bytes,
+    workspace_pointers,
+)
 
 CHANNELS = 32  # of which the channels are a multiple
 MAX_CHANNELS = 256
@@ -66,7 +78,7 @@ def _busy(blocks: int) -> float:
 
 def text_reads_workspace_bytes(dtype: npt.DTypeLike, sizes: BiAttentionSizes) -> int:
     """Bytes of device memory that `text_reads_launches` needs."""
-    return 4 * sum(_workspace_counts(dtype, sizes))
+    return workspace_bytes(_parts(dtype, sizes))
 
 
 def text_reads_launches(
@@ -86,7 +98,7 @@ def text_reads_launches(
     another dtype, an address that is not aligned to 16 bytes (bias to a value) or an array of another size; TypeError
     for one of another dtype.
     """
-    dtype = _checked(dtype)
+    dtype = checked_dtype("the bi-attention kernels take", dtype)
     B, N, C, rows = sizes.B, sizes.N, sizes.C, sizes.rows
     if B == 0:
         return []
@@ -94,13 +106,7 @@ def text_reads_launches(
     keys = checked_pointer("keys", keys_ptr, dtype, B * rows * C, _ALIGNED)
     bias = checked_pointer("bias", bias_ptr, dtype, B * rows, dtype.itemsize)
     out = checked_pointer("out", out_ptr, dtype, B * rows * C, _ALIGNED, written=True)
-    partial_count, state_count = _workspace_counts(dtype, sizes)
-    partial, states = (
-        checked_pointer(
-            "workspace", part_of(workspace_ptr, begin, np.float32, count), np.float32, count, _ALIGNED, written=True
-        )
-        for begin, count in ((0, partial_count), (4 * partial_count, state_count))
-    )
+    partial, states = workspace_pointers(_parts(dtype, sizes), workspace_ptr)
     splits = sizes.splits(dtype)
     return [
         Launch(
@@ -138,7 +144,7 @@ def image_reads_launches(
     v (B, N, C), keys and values (B, heads * T, C), bias (B, heads * T) of dtype, mask (B, T), gain and offset (C,)
     float32 -> out (B, N, C) of dtype. Dtype, limits and errors: see `text_reads_launches`.
     """
-    dtype = _checked(dtype)
+    dtype = checked_dtype("the bi-attention kernels take", dtype)
     B, N, C, rows = sizes.B, sizes.N, sizes.C, sizes.rows
     if B == 0:
         return []
@@ -164,17 +170,10 @@ def image_reads_launches(
     ]
 
 
-def _checked(dtype: npt.DTypeLike) -> np.dtype:
-    dtype = np.dtype(dtype)
-    if dtype not in DTYPES:
-        raise ValueError(f"the bi-attention kernels take float32 or float16, not {dtype}")
-    return dtype
-
-
-def _workspace_counts(dtype: npt.DTypeLike, sizes: BiAttentionSizes) -> tuple[int, int]:
-    """Float32 values: of every part and row the sums, then two numbers of its softmax."""
-    parts = sizes.B * sizes.splits(dtype) * sizes.rows
-    return parts * sizes.C, parts * 2
+def _parts(dtype: npt.DTypeLike, sizes: BiAttentionSizes) -> list[Part]:
+    """The workspace's: of every part of the positions and row the sums, then two numbers of its softmax."""
+    rows = sizes.B * sizes.splits(dtype) * sizes.rows
+    return [(np.float32, rows * sizes.C), (np.float32, rows * 2)]
 
 
 def _of(dtype: npt.DTypeLike, size: int) -> int:

@@ -17,9 +17,12 @@ from glip_export.trt.launches import (
     MAX_GRID,
     Launch,
     Memory,
+    Part,
+    checked_dtype,
     checked_pointer,
-    part_of,
     up,
+    workspace_bytes,
+    workspace_pointers,
 )
 
 MAX_LEVELS = 6
@@ -29,7 +32,6 @@ _CHUNK = 4096  # pairs of a position and a class that a block goes through
 _HISTOGRAMS, _BINS = 3, 2048
 _CUT_WORDS = _THREADS + 16 + 2
 _KEY_TILE = 1024
-_ALIGNED = 16  # bytes, of each part of the workspace
 
 
 class CandidateLevels(ctypes.Structure):
@@ -94,7 +96,7 @@ class CandidateSizes:
         """M, of a picture."""
         return len(self.levels) * self.k
 
-    def parts(self) -> list[tuple[type[np.generic], int]]:
+    def parts(self) -> list[Part]:
         """The workspace's parts, type and number of values: histograms, lists' lengths, cuts, ties, keys."""
         lists = self.B * len(self.levels)
         return [
@@ -108,7 +110,7 @@ class CandidateSizes:
 
 def candidates_workspace_bytes(sizes: CandidateSizes) -> int:
     """Bytes of device memory that `candidates_launches` needs."""
-    return sum(_whole_bytes(kind, count) for kind, count in sizes.parts())
+    return workspace_bytes(sizes.parts())
 
 
 def candidates_launches(
@@ -131,9 +133,7 @@ def candidates_launches(
     in each level, labels int32 (B, M): `model.selection.level_candidates`, but that empty places hold zeros and the
     score -1. Nothing to launch without a picture. Raises ValueError and TypeError as `im2col_launches`.
     """
-    dtype = np.dtype(dtype)
-    if dtype not in DTYPES:
-        raise ValueError(f"the candidates' kernels take float32 or float16, not {dtype}")
+    dtype = checked_dtype("the candidates' kernels take", dtype)
     if sizes.B == 0:
         return []
     B, K, M, suffix = sizes.B, sizes.K, sizes.candidates, DTYPES[dtype]
@@ -146,7 +146,7 @@ def candidates_launches(
         checked_pointer("scores", scores_ptr, np.float32, B * M, 4, written=True),
         checked_pointer("labels", labels_ptr, np.int32, B * M, 4, written=True),
     ]
-    histograms, found, cuts, ties, keys = _workspace(sizes, workspace_ptr)
+    histograms, found, cuts, ties, keys = workspace_pointers(sizes.parts(), workspace_ptr)
     bins, lists = (ctypes.c_int32(count) for _, count in sizes.parts()[:2])
     levels, k = _levels(sizes), ctypes.c_int32(sizes.k)
     scored = (levels, ctypes.c_float(threshold), k)
@@ -210,16 +210,3 @@ def _of_levels(
         for place, (memory, level) in enumerate(zip(pointers, sizes.levels, strict=True))
     ]
     return made + [ctypes.c_void_p(0)] * (MAX_LEVELS - len(made))
-
-
-def _workspace(sizes: CandidateSizes, memory: Memory) -> list[ctypes.c_void_p]:
-    pointers, begin = [], 0
-    for kind, count in sizes.parts():
-        part = part_of(memory, begin, kind, count)
-        pointers.append(checked_pointer("workspace", part, kind, count, _ALIGNED, written=True))
-        begin += _whole_bytes(kind, count)
-    return pointers
-
-
-def _whole_bytes(kind: type[np.generic], count: int) -> int:
-    return up(np.dtype(kind).itemsize * count, _ALIGNED) * _ALIGNED

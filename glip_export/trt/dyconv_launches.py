@@ -10,7 +10,19 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from glip_export.trt.launches import DTYPES, MAX_COUNT, MAX_GRID, Launch, Memory, checked_pointer, part_of, up
+from glip_export.trt.launches import (
+    DTYPES,
+    MAX_COUNT,
+    MAX_GRID,
+    Launch,
+    Memory,
+    Part,
+    checked_dtype,
+    checked_pointer,
+    up,
+    workspace_bytes,
+    workspace_pointers,
+)
 
 MAX_LEVELS = 6
 MAX_CHANNELS = 1024
@@ -86,7 +98,7 @@ class DyConvSizes:
             sizes += [size] * (1 + (level > 0)) + list(self.levels[level + 1 : level + 2])
         return sizes
 
-    def parts(self, dtype: npt.DTypeLike) -> list[tuple[np.dtype, int]]:
+    def parts(self, dtype: npt.DTypeLike) -> list[Part]:
         """The workspace's parts, type and number of values: predictions, results, statistics, coefficients."""
         single = np.dtype(np.float32)
         return [
@@ -106,7 +118,7 @@ def parameter_shapes(C: int) -> list[tuple[int, ...]]:
 
 def dyconv_workspace_bytes(dtype: npt.DTypeLike, sizes: DyConvSizes) -> int:
     """Bytes of device memory that `dyconv_launches` needs."""
-    return sum(_whole_bytes(kind, count) for kind, count in sizes.parts(dtype))
+    return workspace_bytes(sizes.parts(dtype))
 
 
 def dyconv_launches(
@@ -125,9 +137,7 @@ def dyconv_launches(
     (C / 4, C), (C / 4), (4 * C, C / 4), (4 * C). Convolutions' weights are tap by tap, column tap * C + c. epsilon: of
     the three norms. Nothing to launch without an image. Raises ValueError and TypeError as `im2col_launches`.
     """
-    dtype = np.dtype(dtype)
-    if dtype not in DTYPES:
-        raise ValueError(f"the DyConv kernels take float32 or float16, not {dtype}")
+    dtype = checked_dtype("the DyConv kernels take", dtype)
     B, C = sizes.B, sizes.C
     if B == 0:
         return []
@@ -141,7 +151,7 @@ def dyconv_launches(
         checked_pointer(f"parameter {place}", memory, dtype, count, _ALIGNED if count >= _ALIGNED else dtype.itemsize)
         for place, (memory, count) in enumerate(zip(parameter_ptrs, counts, strict=True))
     ]
-    predicted, terms, statistics, coefficients = _workspace(dtype, sizes, workspace_ptr)
+    predicted, terms, statistics, coefficients = workspace_pointers(sizes.parts(dtype), workspace_ptr)
     levels = Levels(len(sizes.levels), sizes.positions, sizes.rows, sizes.tiles)
     for place, (height, width) in enumerate(sizes.levels):
         levels.height[place], levels.width[place] = height, width
@@ -205,20 +215,6 @@ def _convolve_shared_bytes(columns: int) -> int:
     return 2 * (_TILE_ROWS + columns) * 80
 
 
-def _workspace(dtype: np.dtype, sizes: DyConvSizes, memory: Memory) -> list[ctypes.c_void_p]:
-    pointers, begin = [], 0
-    for kind, count in sizes.parts(dtype):
-        part = part_of(memory, begin, kind, count)
-        pointers.append(checked_pointer("workspace", part, kind, count, _ALIGNED, written=True))
-        begin += _whole_bytes(kind, count)
-    return pointers
-
-
 def _blocks(maps: Sequence[tuple[int, int]], positions: int) -> int:
     """How many blocks of so many positions the maps take, none of two maps."""
     return sum(up(height * width, positions) for height, width in maps)
-
-
-def _whole_bytes(dtype: np.dtype, count: int) -> int:
-    """What a part of the workspace takes of it."""
-    return up(dtype.itemsize * count, _ALIGNED) * _ALIGNED

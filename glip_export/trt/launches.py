@@ -6,6 +6,7 @@ The arithmetic is that of plugins/launchers/launch_plan.h, which the C++ plugins
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ MAX_CANDIDATES = 2**30
 ENOUGH_THREADS = 1 << 16
 SLABS = (32, 16, 8)  # channels that a thread goes through, the best first
 BOX_BYTES = 16  # the kernels read a box at once
+PART_BYTES = 16  # that each part of a workspace begins at a multiple of
 
 
 class DeviceMemory(Protocol):
@@ -35,6 +37,8 @@ class DeviceMemory(Protocol):
 # What a kernel reads or writes: an address, which the giver keeps until the stream has passed the launch, as TensorRT
 # does; or an array, which the launch holds and which is checked.
 Memory = int | DeviceMemory | np.ndarray
+
+Part = tuple[npt.DTypeLike, int]  # of a workspace: a type, and how many values
 
 DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
 
@@ -80,8 +84,7 @@ def im2col_launches(
     another dtype or stride, sizes the kernel cannot count, an address that is not aligned to a value, or an array of
     another size; TypeError for one of another dtype.
     """
-    if np.dtype(dtype) not in DTYPES:
-        raise ValueError(f"the deformable im2col takes float32 or float16, not {np.dtype(dtype)}")
+    dtype = checked_dtype("the deformable im2col takes", dtype)
     if stride not in (1, 2):
         raise ValueError(f"the deformable im2col has stride 1 or 2, not {stride}")
     positions = Ho * Wo
@@ -89,7 +92,7 @@ def im2col_launches(
         raise ValueError(f"too large for the deformable im2col: {B} x {C} x {H} x {W}, output {Ho} x {Wo}")
     if min(B, C, H, W, positions) < 1:
         return []
-    bytes_each = np.dtype(dtype).itemsize
+    bytes_each = dtype.itemsize
     pointers = [
         checked_pointer("x", x_ptr, dtype, B * C * H * W, bytes_each),
         checked_pointer("offset", offset_ptr, dtype, B * 18 * positions, bytes_each),
@@ -102,7 +105,7 @@ def im2col_launches(
     slab = next((s for s in SLABS if threads * 9 * B * up(C, s) >= ENOUGH_THREADS), SLABS[-1])
     return [
         Launch(
-            kernel=f"glip_deform_im2col_{DTYPES[np.dtype(dtype)]}{'_pair' if pair else ''}",
+            kernel=f"glip_deform_im2col_{DTYPES[dtype]}{'_pair' if pair else ''}",
             grid=(min(up(threads, THREADS), MAX_GRID), 9 * up(C, slab), min(B, MAX_GRID)),
             block=(THREADS, 1, 1),
             shared_bytes=0,
@@ -211,7 +214,34 @@ def checked_pointer(
     return pointer
 
 
-def part_of(memory: Memory, begin: int, dtype: npt.DTypeLike, count: int) -> Memory:
+def checked_dtype(takes: str, dtype: npt.DTypeLike) -> np.dtype:
+    """The dtype. Raises ValueError for one that no kernel has; takes: who takes which, the message's beginning."""
+    dtype = np.dtype(dtype)
+    if dtype not in DTYPES:
+        raise ValueError(f"{takes} float32 or float16, not {dtype}")
+    return dtype
+
+
+def workspace_bytes(parts: Iterable[Part]) -> int:
+    """Bytes of a workspace that holds these parts."""
+    return sum(_aligned_bytes(*part) for part in parts)
+
+
+def workspace_pointers(parts: Iterable[Part], memory: Memory) -> list[ctypes.c_void_p]:
+    """The parts' addresses in the workspace, behind one another. Raises errors as `checked_pointer`."""
+    pointers, begin = [], 0
+    for dtype, count in parts:
+        part = _part_of(memory, begin, dtype, count)
+        pointers.append(checked_pointer("workspace", part, dtype, count, PART_BYTES, written=True))
+        begin += _aligned_bytes(dtype, count)
+    return pointers
+
+
+def _aligned_bytes(dtype: npt.DTypeLike, count: int) -> int:
+    return up(np.dtype(dtype).itemsize * count, PART_BYTES) * PART_BYTES
+
+
+def _part_of(memory: Memory, begin: int, dtype: npt.DTypeLike, count: int) -> Memory:
     """`count` values of a workspace from a byte on; of an array a view."""
     if isinstance(memory, int | np.integer):
         return int(memory) + begin

@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import numpy.typing as npt
 
-from glip_export.trt.launches import DTYPES, MAX_COUNT, MAX_GRID, Launch, Memory, checked_pointer, up
+from glip_export.trt.launches import DTYPES, MAX_COUNT, MAX_GRID, Launch, Memory, checked_dtype, checked_pointer, up
 
 DEPTHS = 8  # of which a head's channels are a multiple
 MAX_DEPTH = 128
@@ -18,6 +18,7 @@ MAX_NORMED = 4096  # channels
 _TEXT_THREADS, _ROW_THREADS = 128, 256
 _QUERIES, _KEYS = 16, 64
 _ALIGNED = 16  # bytes that the kernels read at once
+_TAKE = "the text's kernels take"
 
 
 def text_attention_launches(
@@ -38,7 +39,7 @@ def text_attention_launches(
     dtype: float32 or float16, of qkv and out; C = heads * depth; masks: B, or 1 for one mask of all; limits: of the
     scores before the mask. Nothing to launch without a text. Raises ValueError and TypeError as `im2col_launches`.
     """
-    suffix = _suffix(dtype)
+    dtype = checked_dtype(_TAKE, dtype)
     if depth % DEPTHS or not 0 < depth <= MAX_DEPTH or not 0 < T <= MAX_TOKENS:
         raise ValueError(f"the text's attention takes no {T} tokens with {depth} channels a head")
     if masks not in (1, B) or not 0 < heads <= MAX_GRID or not 0 <= B <= MAX_GRID:
@@ -56,7 +57,9 @@ def text_attention_launches(
     numbers = map(ctypes.c_float, (scale, *limits))
     grid = (up(T, _QUERIES), heads, B)
     return [
-        Launch(f"glip_text_attention_{suffix}", grid, (_TEXT_THREADS, 1, 1), 4 * rows, (*pointers, *sizes, *numbers))
+        Launch(
+            f"glip_text_attention_{DTYPES[dtype]}", grid, (_TEXT_THREADS, 1, 1), 4 * rows, (*pointers, *sizes, *numbers)
+        )
     ]
 
 
@@ -79,7 +82,7 @@ def text_norm_launches(
     dtype: float32 or float16, of added and narrow; weight, bias: float32 (C,). Nothing to launch without rows. Raises
     ValueError and TypeError as `im2col_launches`.
     """
-    suffix = _suffix(dtype)
+    dtype = checked_dtype(_TAKE, dtype)
     if not 0 < channels <= MAX_NORMED or not 0 <= rows <= MAX_COUNT:
         raise ValueError(f"the text's norm takes no {rows} rows of {channels} channels")
     if rows == 0:
@@ -87,18 +90,18 @@ def text_norm_launches(
     single, count = np.float32, rows * channels
     pointers = (
         checked_pointer("x", x_ptr, single, count, 4),
-        checked_pointer("added", added_ptr, dtype, count, np.dtype(dtype).itemsize),
+        checked_pointer("added", added_ptr, dtype, count, dtype.itemsize),
         checked_pointer("weight", weight_ptr, single, channels, 4),
         checked_pointer("bias", bias_ptr, single, channels, 4),
         checked_pointer("out", out_ptr, single, count, 4, written=True),
         ctypes.c_void_p(0)
         if narrow_ptr is None
-        else checked_pointer("narrow", narrow_ptr, dtype, count, np.dtype(dtype).itemsize, written=True),
+        else checked_pointer("narrow", narrow_ptr, dtype, count, dtype.itemsize, written=True),
     )
     numbers = map(ctypes.c_float, (epsilon, *added_limits, *limits))
     return [
         Launch(
-            f"glip_text_norm_{suffix}",
+            f"glip_text_norm_{DTYPES[dtype]}",
             (rows, 1, 1),
             (_ROW_THREADS, 1, 1),
             4 * channels,
@@ -114,7 +117,7 @@ def text_gelu_launches(
 
     Nothing to launch without values. Raises ValueError and TypeError as `im2col_launches`.
     """
-    suffix = _suffix(dtype)
+    dtype = checked_dtype(_TAKE, dtype)
     if count % HIDDEN or not 0 <= count <= MAX_COUNT:
         raise ValueError(f"the text's GELU takes no {count} values")
     if count == 0:
@@ -123,10 +126,4 @@ def text_gelu_launches(
     out = checked_pointer("out", out_ptr, dtype, count, _ALIGNED, written=True)
     grid = (up(count, _ROW_THREADS * HIDDEN), 1, 1)
     arguments = (x, out, ctypes.c_int64(count), *map(ctypes.c_float, limits))
-    return [Launch(f"glip_text_gelu_{suffix}", grid, (_ROW_THREADS, 1, 1), 0, arguments)]
-
-
-def _suffix(dtype: npt.DTypeLike) -> str:
-    if np.dtype(dtype) not in DTYPES:
-        raise ValueError(f"the text's kernels take float32 or float16, not {np.dtype(dtype)}")
-    return DTYPES[np.dtype(dtype)]
+    return [Launch(f"glip_text_gelu_{DTYPES[dtype]}", grid, (_ROW_THREADS, 1, 1), 0, arguments)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from glip_export.trt.launches import DTYPES, MAX_COUNT, MAX_GRID, Launch, Memory, checked_pointer, up
+from glip_export.trt.launches import MAX_COUNT, MAX_GRID, Launch, Memory, checked_dtype, checked_pointer, up
 
 DEPTH_UNIT, MAX_DEPTH = 16, 64  # of which a head's depth is a multiple, up to
 MAX_WINDOW_VALUES = 4608  # window^2 * depth: what 48 KB of shared memory have room for
@@ -88,9 +88,7 @@ def window_attention_launches(
     dtype: float32 or float16, of all four; scale: of the scores, above 0. Nothing to launch where a size is 0. Raises
     ValueError and TypeError as `im2col_launches`.
     """
-    dtype = np.dtype(dtype)
-    if dtype not in DTYPES:
-        raise ValueError(f"the window attention takes float32 or float16, not {dtype}")
+    dtype = checked_dtype("the window attention takes", dtype)
     if not scale > 0:
         raise ValueError(f"the window attention does not take a scale of {scale}")
     positions, channels, strips = sizes.B * sizes.H * sizes.W, sizes.heads * sizes.depth, sizes.strips

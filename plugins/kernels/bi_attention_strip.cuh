@@ -16,7 +16,6 @@ constexpr int kStripThreads = 32 * kStripWarps;
 constexpr float kNothing = -3e38f;  // no score is less
 constexpr float kNoScore = -3.4e38f;  // has no weight beside it
 constexpr float kFar = 8.0f;        // weights are of scores that are so much over their reference at most
-constexpr float kLog2OfE = 1.44269504f;
 
 // The same sizes in bytes for both types, which 64 KB hold at 256 channels: the rows and two tiles.
 template <typename T, int kChannels>
@@ -212,11 +211,6 @@ struct Strip {
 
 __device__ __forceinline__ float weight_of(float score, float reference) {
     return power_of_two((score - reference) * kLog2OfE);
-}
-
-// What is no number stays none.
-__device__ __forceinline__ float within(float low, float value, float high) {
-    return value < low ? low : value > high ? high : value;
 }
 
 }  // namespace glip

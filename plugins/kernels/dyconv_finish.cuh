@@ -50,13 +50,7 @@ __device__ __forceinline__ float dot(const float* values, const T* factors, int 
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     float sum = 0.0f;
     for (int c = thread; c < count; c += threads) sum += values[c] * to_float(factors[c]);
-    sum = sum_over<31>(sum);
-    if (thread % 32 == 0) scratch[thread / 32] = sum;
-    __syncthreads();
-    float total = 0.0f;
-    for (int warp = 0; warp < threads / 32; ++warp) total += scratch[warp];
-    __syncthreads();
-    return total;
+    return sum_over_block(sum, scratch);
 }
 
 // One level of one image. Shared memory: (3 * slices + 4) * C floats and 32, slices = threads / C, at least 1.

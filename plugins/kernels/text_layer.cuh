@@ -21,11 +21,6 @@ constexpr int kMaxDepth = 128;   // of a head
 constexpr int kRowThreads = 256;
 constexpr int kGeluEach = 8;     // values of a thread
 
-// What is no number stays so.
-__device__ __forceinline__ float clamped(float value, float low, float high) {
-    return value < low ? low : value > high ? high : value;
-}
-
 // Rows of one head of q, k or v as floats into shared memory, zeros after the last token; `apart` floats a row.
 template <typename T>
 __device__ __forceinline__ void load_rows(float* __restrict__ to, int apart, const T* __restrict__ from, int stride,
@@ -92,7 +87,7 @@ __device__ __forceinline__ void attend(const T* __restrict__ qkv, const float* _
     float* const of_query = scores + thread / 8 * room;  // eight threads a query
     float largest = -3.4028235e38f;
     for (int t = thread % 8; t < tokens; t += 8) {
-        of_query[t] = clamped(of_query[t], low, high) + added[t];
+        of_query[t] = within(low, of_query[t], high) + added[t];
         largest = fmaxf(largest, of_query[t]);
     }
     largest = max_over<7>(largest);
@@ -146,19 +141,6 @@ __device__ __forceinline__ void attend(const T* __restrict__ qkv, const float* _
     }
 }
 
-// The sum of every thread's value, to all of them; `scratch` has room for a float a warp.
-__device__ __forceinline__ float sum_of_block(float value, float* scratch) {
-    const int thread = static_cast<int>(threadIdx.x);
-    value = sum_over<31>(value);
-    __syncthreads();  // an earlier sum was read
-    if (thread % 32 == 0) scratch[thread / 32] = value;
-    __syncthreads();
-    float total = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < kRowThreads / 32; ++warp) total += scratch[warp];
-    return total;
-}
-
 // out = clamp(LayerNorm(x + clamp(added))). One block a row. Shared memory: C floats.
 template <typename T>
 __device__ __forceinline__ void norm_of_sum(const float* __restrict__ x, const T* __restrict__ added,
@@ -172,18 +154,18 @@ __device__ __forceinline__ void norm_of_sum(const float* __restrict__ x, const T
     const long long row = static_cast<long long>(blockIdx.x) * channels;
     float sum = 0.0f;
     for (int c = thread; c < channels; c += kRowThreads) {
-        values[c] = x[row + c] + clamped(to_float(added[row + c]), added_low, added_high);
+        values[c] = x[row + c] + within(added_low, to_float(added[row + c]), added_high);
         sum += values[c];
     }
-    const float mean = sum_of_block(sum, scratch) / static_cast<float>(channels);
+    const float mean = sum_over_block(sum, scratch) / static_cast<float>(channels);
     float squares = 0.0f;
     for (int c = thread; c < channels; c += kRowThreads) {
         squares += (values[c] - mean) * (values[c] - mean);
     }
-    const float variance = sum_of_block(squares, scratch) / static_cast<float>(channels);
+    const float variance = sum_over_block(squares, scratch) / static_cast<float>(channels);
     const float factor = 1.0f / sqrtf(variance + epsilon);
     for (int c = thread; c < channels; c += kRowThreads) {
-        const float value = clamped((values[c] - mean) * factor * weight[c] + bias[c], low, high);
+        const float value = within(low, (values[c] - mean) * factor * weight[c] + bias[c], high);
         out[row + c] = value;
         if (narrow != nullptr) narrow[row + c] = from_float<T>(value);
     }
@@ -201,9 +183,9 @@ __device__ __forceinline__ void clamped_gelu(const T* __restrict__ x, T* __restr
         auto values = load_as<Pack<T, kEach>>(x + first + part);
 #pragma unroll
         for (int n = 0; n < kEach; ++n) {
-            const float value = clamped(to_float(values.value[n]), low, high);
+            const float value = within(low, to_float(values.value[n]), high);
             const float share = 0.5f * (1.0f + erff(value * 0.70710678118654752f));
-            values.value[n] = from_float<T>(clamped(value * share, low, high));
+            values.value[n] = from_float<T>(within(low, value * share, high));
         }
         store_as(out + first + part, values);
     }

@@ -129,6 +129,13 @@ __device__ __forceinline__ void multiply_tile(float (&sums)[4], const unsigned (
 #endif
 }
 
+constexpr float kLog2OfE = 1.4426950408889634f;
+
+// The value within limits; what is no number stays none.
+__device__ __forceinline__ float within(float low, float value, float high) {
+    return value < low ? low : value > high ? high : value;
+}
+
 // 2^x to two units in the last place, 0 where that is no normal number: one instruction, where exp2f takes four.
 __device__ __forceinline__ float power_of_two(float x) {
 #ifdef GLIP_HOST_SHIM
@@ -172,6 +179,18 @@ __device__ __forceinline__ bool any_of_warp(bool value) {
 // What the lane of this number has.
 __device__ __forceinline__ float from_lane(float value, int lane) {
     return __shfl_sync(0xffffffffu, value, lane);
+}
+
+// The sum of every thread's value in one order, to all of them; `scratch` has room for a float a warp.
+__device__ __forceinline__ float sum_over_block(float value, float* scratch) {
+    const int thread = static_cast<int>(threadIdx.x), warps = static_cast<int>(blockDim.x) / 32;
+    value = sum_over<31>(value);
+    __syncthreads();  // an earlier sum was read
+    if (thread % 32 == 0) scratch[thread / 32] = value;
+    __syncthreads();
+    float total = 0.0f;
+    for (int warp = 0; warp < warps; ++warp) total += scratch[warp];
+    return total;
 }
 
 }  // namespace glip

@@ -25,7 +25,6 @@ constexpr int kAttendFloatWarps = 4;
 constexpr int kWindowChunk = 64;      // keys whose scores a warp has at once
 constexpr int kWindowValues = 4608;   // window^2 * depth at most
 constexpr float kApart = -100.0f;
-constexpr float kLog2E = 1.4426950408889634f;
 
 // Where a position of a window stands in the map, or kPadded, or kNone behind the window's last one; and which part of
 // the map it is of, where a shifted window has several.
@@ -103,7 +102,7 @@ __device__ __forceinline__ void attend_in_window(const Windows& windows, const _
 
     // The products are added to what stands in the scores before: all that is added to them, in their own unit.
     const float nothing = __uint_as_float(0xff800000u);  // -infinity
-    const float unit = 1.0f / windows.scale, apart = kApart * unit, exponent = windows.scale * kLog2E;
+    const float unit = 1.0f / windows.scale, apart = kApart * unit, exponent = windows.scale * kLog2OfE;
     const bool has_parts = windows.has_parts();
     const int own_part[2] = {places[first_row + lane / 4].part, places[first_row + lane / 4 + 8].part};
     const __half* const of_lane =
@@ -293,7 +292,7 @@ __device__ __forceinline__ void attend_in_window(const Windows& windows, int dep
 #pragma unroll
             for (int i = 0; i < kFloatKeys; ++i) {
                 if (i * 32 + lane >= count) continue;
-                scores[i][r] = power_of_two((scores[i][r] - top) * kLog2E);
+                scores[i][r] = power_of_two((scores[i][r] - top) * kLog2OfE);
                 total += scores[i][r];
             }
             total = sum_over<31>(total);
