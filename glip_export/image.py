@@ -38,7 +38,7 @@ _opening = threading.Lock()  # warnings.catch_warnings is not safe among threads
 class ImageBatch:
     """B pictures as the network's input."""
 
-    images: F32  # (B, 3, H, W), zero where padded
+    images: F32  # (B, 3, H, W), zero where padded; or runtime.cuda.pictures.Pictures, of which a GPU makes them
     sizes: I64  # (B, 2), h and w of each resized picture
     originals: I64  # (B, 2), h and w of each picture as given
 
@@ -88,7 +88,7 @@ def load_resized(
     name = picture_name(path)
     image = _from_path(path, name, MAX_PIXELS, upright=True)
     original = image.size[1], image.size[0]
-    height, width = _fit(resize_shape(*original, config, name), fixed_size)
+    height, width = fitted_shape(*original, config, fixed_size, name)
     return np.asarray(_resize_image(image, height, width)), original
 
 
@@ -132,6 +132,13 @@ def resize_shape(height: int, width: int, config: ImageConfig, name: str = "the 
     return size, int(size * width / height)
 
 
+def fitted_shape(
+    height: int, width: int, config: ImageConfig, fixed_size: tuple[int, int] | None = None, name: str = "the picture"
+) -> tuple[int, int]:
+    """(h, w) that `resize` brings a picture to. Raises ImageError as `resize_shape`."""
+    return _fit(resize_shape(height, width, config, name), fixed_size)
+
+
 def preprocess(images: Sequence[U8], config: ImageConfig, fixed_size: tuple[int, int] | None = None) -> ImageBatch:
     """uint8 RGB pictures (h, w, 3) -> one batch: resized, BGR, normalised, then padded with zeros at bottom and right.
 
@@ -151,8 +158,7 @@ def resize(image: U8, config: ImageConfig, fixed_size: tuple[int, int] | None = 
 
     Raises ImageError as `resize_shape`.
     """
-    height, width = _fit(resize_shape(image.shape[0], image.shape[1], config, name), fixed_size)
-    return _resize(image, height, width)
+    return _resize(image, *fitted_shape(image.shape[0], image.shape[1], config, fixed_size, name))
 
 
 def padded_shape(
@@ -178,6 +184,14 @@ def pad(
     for image, (h, w), out in zip(resized, sizes, batch, strict=True):
         _normalize(image, config, out[:, :h, :w])
     return ImageBatch(batch, np.array(sizes, np.int64), np.array(originals, np.int64))
+
+
+def normalized_bytes(config: ImageConfig) -> F32:
+    """What each byte becomes in each channel of the network's input: (3, 256)."""
+    every = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    values = np.empty((3, 1, 256), np.float32)
+    _normalize(every, config, values)
+    return values[:, 0]
 
 
 def restore_boxes(boxes: F32, resized: tuple[int, int], original: tuple[int, int]) -> F32:

@@ -71,6 +71,12 @@ def bench(
     cached_text: Annotated[
         bool, typer.Option("--cached-text", help="The repeated-prompt case: text features come from the cache.")
     ] = False,
+    gpu_preprocess: Annotated[
+        bool,
+        typer.Option(
+            "--gpu-preprocess", help="Where the backend is on a GPU, prepare pictures there: part of vision_backbone."
+        ),
+    ] = False,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each backend.")] = 10,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before those, not timed.")] = 2,
     threads: Annotated[
@@ -112,6 +118,7 @@ def bench(
         batch=batch,
         prompts_per_image=prompts_per_image,
         cached_text=cached_text,
+        gpu_preprocess=gpu_preprocess,
         runs=runs,
         warmup=warmup,
         threads=threads,

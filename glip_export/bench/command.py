@@ -31,6 +31,7 @@ def run(
     batch: int,
     prompts_per_image: int,
     cached_text: bool,
+    gpu_preprocess: bool,
     runs: int,
     warmup: int,
     threads: int | None,
@@ -53,7 +54,7 @@ def run(
     size = check_size(
         image_size or bundle.image_size or default_size(bundle.config.image), bundle.config.image, bundle.image_size
     )
-    job = Job(str(paths[0]), names, size, batch, threads, weights, prompts_per_image, cached_text)
+    job = Job(str(paths[0]), names, size, batch, threads, weights, prompts_per_image, cached_text, gpu_preprocess)
     with steps_progress(transient=True) as progress:
         task = progress.add_task("starting")
 

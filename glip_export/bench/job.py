@@ -26,6 +26,7 @@ class Job:
     weights: str | None = None  # where the checkpoint is now, for torch
     prompts_per_image: int = 1
     cached_text: bool = False  # the prompt was used before: its text features are in the Detector's cache
+    gpu_preprocess: bool = False  # where the backend has pictures on a GPU
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""

@@ -157,7 +157,8 @@ class Workload:
         return self._detector if self.job.cached_text else self._new_detector()
 
     def _new_detector(self) -> Detector:
-        return Detector(self._around, self._config, self._static_size, self._baked)
+        on_gpu = self.job.gpu_preprocess and hasattr(self._around, "ready_pictures")
+        return Detector(self._around, self._config, self._static_size, self._baked, gpu_preprocess=on_gpu)
 
 
 def _some(names: Sequence[str]) -> str:

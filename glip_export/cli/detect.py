@@ -15,6 +15,7 @@ from glip_export.cli.options import (
     BundleOption,
     Chunk,
     ClassAgnosticNms,
+    GpuPreprocess,
     JsonOption,
     NamesOption,
     PromptOption,
@@ -71,6 +72,7 @@ def detect(
     ] = False,
     weights: WeightsAgain = None,
     threads: Threads = None,
+    gpu_preprocess: GpuPreprocess = False,
     json: JsonOption = None,
     html: Annotated[
         Path | None,
@@ -120,9 +122,14 @@ def detect(
         if token_file is not None:
             raise GlipExportError("--token-file is for --server: leave it out, or name the server")
         read += bundle_files(path)
-        source = LocalSource(path, backend, batch_size, chunk, weights, threads, class_agnostic_nms)
+        source = LocalSource(
+            *(path, backend, batch_size, chunk, weights, threads, class_agnostic_nms), gpu_preprocess=gpu_preprocess
+        )
     else:
-        local = ("bundle", "backend", "batch_size", "chunk", "weights", "threads", "class_agnostic_nms")
+        local = (
+            *("bundle", "backend", "batch_size", "chunk", "weights", "threads", "class_agnostic_nms"),
+            "gpu_preprocess",
+        )
         check_only_local([name for name in local if _was_given(context, name)])
         source = ServerSource(server, token_file)
     wanted = Wanted(threshold, None if no_draw else output, json, html)

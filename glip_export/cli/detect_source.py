@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from glip_export.cli.detect_inputs import Found
 from glip_export.errors import GlipExportError, ImageError, ServerError
-from glip_export.image import U8, load_image, load_resized, pad, picture_name, resize
+from glip_export.image import U8, load_image, load_resized, picture_name, resize
 from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 
@@ -82,6 +82,7 @@ class LocalSource:
     weights: str | None = None
     threads: int | None = None
     class_agnostic_nms: bool = False
+    gpu_preprocess: bool = False
     _taken: list[str] = field(default_factory=list, repr=False, compare=False)  # what auto took, once it is open
 
     @property
@@ -112,7 +113,9 @@ class LocalSource:
         from glip_export.runtime.backends import AUTO_WORDS
         from glip_export.runtime.detector import Detector
 
-        detector = Detector.open(self.bundle, self.backend, self.threads, self.weights)
+        detector = Detector.open(
+            self.bundle, self.backend, self.threads, self.weights, gpu_preprocess=self.gpu_preprocess
+        )
         if self.backend in AUTO_WORDS:
             self._taken.append(detector.session.name)
         if detector.baked is None:
@@ -155,8 +158,8 @@ class _OpenBundle:
             return list(detector.detect(given, prompt, chunk=self.chunk, class_agnostic_nms=self.class_agnostic_nms))
         resized = [picture.resized for picture in pictures if picture.resized is not None]
         sizes = [picture.size for picture in pictures]
-        batch = pad(resized, sizes, detector.config.image, detector.image_size)
-        found = detector.detect_encoded(detector.encode_batch(batch), prompt, self.chunk)
+        encoded = detector.encode_batch(detector.batch_of(resized, sizes))
+        found = detector.detect_encoded(encoded, prompt, self.chunk)
         if self.class_agnostic_nms:
             found = [one.class_agnostic_nms(detector.config.detection.nms_threshold) for one in found]
         return list(found)

@@ -66,6 +66,12 @@ Chunk = Annotated[
 ClassAgnosticNms = Annotated[
     bool, typer.Option("--class-agnostic-nms", help="Of boxes that overlap keep the best, whatever their names.")
 ]
+GpuPreprocess = Annotated[
+    bool,
+    typer.Option(
+        "--gpu-preprocess", help="Normalise and pad pictures on the GPU, to the same bits; a quarter is copied there."
+    ),
+]
 AUTO_HELP = "or auto for the fastest that is exact (auto:bf16: that may be bf16)"
 Backend = Annotated[str, typer.Option(help=f"{BACKEND_WORDS}, {AUTO_HELP}.")]
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glip_export.cli.console import console
-from glip_export.cli.options import AUTO_HELP, BACKEND_WORDS, BundleArgument, Threads, WeightsAgain, bundle_or_newest
+from glip_export.cli.options import (
+    AUTO_HELP,
+    BACKEND_WORDS,
+    BundleArgument,
+    GpuPreprocess,
+    Threads,
+    WeightsAgain,
+    bundle_or_newest,
+)
 from glip_export.errors import BackendError
 
 if TYPE_CHECKING:
@@ -56,6 +64,7 @@ def serve(
     max_characters: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 50_000,
     max_header_bytes: Annotated[int, typer.Option(min=1024, help="Of a request.")] = 32_768,
     upload_seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive.")] = 30.0,
+    gpu_preprocess: GpuPreprocess = False,
     image_cache_mb: Annotated[
         int, typer.Option("--image-cache", min=0, help="MB kept of pictures' features; 21 each for GLIP-T at 800x1216.")
     ] = 256,
@@ -82,7 +91,10 @@ def serve(
         upload_seconds=upload_seconds,
         cache_bytes=image_cache_mb * 1_000_000,
     )
-    run(bundle_or_newest(bundle), backend, host, port, threads, weights, token_file, settings, allow_host or ())
+    run(
+        *(bundle_or_newest(bundle), backend, host, port, threads, weights, token_file, settings, allow_host or ()),
+        gpu_preprocess=gpu_preprocess,
+    )
 
 
 def run(
@@ -95,6 +107,8 @@ def run(
     token_file: Path | None,
     settings: Settings,
     allow_host: Sequence[str] = (),
+    *,
+    gpu_preprocess: bool = False,
 ) -> None:
     """Loads and warms up the model, prints the address, and serves until it is told to stop."""
     from glip_export.runtime.detector import Detector
@@ -112,7 +126,7 @@ def run(
     token = read_token(token_file)
     with listen(host, port) as listening:  # before the model is loaded: a port in use is told at once
         hosts = Hosts(listening.getsockname()[0], [*allow_host, *([host] if host else [])])
-        detector = Detector.open(bundle, backend, threads, weights)
+        detector = Detector.open(bundle, backend, threads, weights, gpu_preprocess=gpu_preprocess)
         batch = BatchDetector(detector, settings.max_batch, settings.cache_bytes, settings.max_pixels)
         scheduler = Scheduler(batch, settings, Metrics())
         scheduler.start()

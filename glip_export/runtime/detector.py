@@ -29,6 +29,7 @@ from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.baked import check_unasked, held_prompt, open_baked, run_baked
+from glip_export.runtime.cuda.pictures import device_batch, for_device, ready_for_pictures
 from glip_export.runtime.encoded import EncodedImages, pair, selected
 from glip_export.runtime.multiscale import EncodedPass, EncodedScales, batch_of, detect_passes, lost_names, passes_of
 from glip_export.runtime.session import F32, I64, Pyramid, Session
@@ -50,7 +51,13 @@ class Detector:
         config: GlipConfig,
         image_size: tuple[int, int] | None = None,
         baked: BakedFile | None = None,
+        *,
+        gpu_preprocess: bool = False,
     ) -> None:
+        """gpu_preprocess: see `open`; raises BackendError where the session or the model has no such thing."""
+        if gpu_preprocess:
+            ready_for_pictures(session, config)
+        self.gpu_preprocess = gpu_preprocess
         self.session = session
         self.config = config
         self.image_size = image_size  # of a static bundle
@@ -66,23 +73,27 @@ class Detector:
         backend: str = "onnxruntime",
         threads: int | None = None,
         weights: str | Path | None = None,
+        *,
+        gpu_preprocess: bool = False,
     ) -> Detector:
         """Opens a bundle with a backend: torch, onnxruntime, openvino, openvino:bf16, or auto for the fastest.
 
         Or a baked model (.onnx), on onnxruntime or openvino, which detects without a prompt.
-        threads: CPU threads. weights: for torch, where the checkpoint is now. Raises BundleError if the bundle is
-        damaged or no bundle, BackendError if the backend is unknown or cannot run.
+        threads: CPU threads. weights: for torch, where the checkpoint is now. gpu_preprocess: pictures are resized,
+        normalised and padded on the GPU, to the same bits, and copied there as bytes. Raises BundleError if the bundle
+        is damaged or no bundle, BackendError if the backend is unknown or cannot run.
         """
         if is_baked(bundle):
             file = BakedFile.open(bundle)
-            return cls(open_baked(file, backend, threads), file.config, file.image_size, file)
+            baked = open_baked(file, backend, threads)
+            return cls(baked, file.config, file.image_size, file, gpu_preprocess=gpu_preprocess)
         opened = Bundle.open(bundle)
         session = open_session(opened, backend, threads, None if weights is None else Path(weights))
-        return cls(session, opened.config, opened.image_size)
+        return cls(session, opened.config, opened.image_size, gpu_preprocess=gpu_preprocess)
 
     def reconfigured(self, config: GlipConfig) -> Detector:
         """One of the same session that goes by another configuration, which differs in what no graph depends on."""
-        return Detector(self.session, config, self.image_size, self.baked)
+        return Detector(self.session, config, self.image_size, self.baked, gpu_preprocess=self.gpu_preprocess)
 
     def detect(
         self,
@@ -142,6 +153,11 @@ class Detector:
         if self.config.detection.several_scales:
             return EncodedScales(tuple(self._passes(images)))
         return self.encode_batch(self._preprocess(images))
+
+    def batch_of(self, pictures: Sequence[U8], originals: Sequence[tuple[int, int]]) -> ImageBatch:
+        """Pictures (h, w, 3) that are resized already, and the sizes (h, w) they had before, as one batch."""
+        make = device_batch if self.gpu_preprocess else pad
+        return make(pictures, originals, self.config.image, self.image_size)
 
     def encode_batch(self, batch: ImageBatch) -> EncodedImages:
         """As `encode_images`, of pictures that are resized and padded already; at one scale, whatever the bundle's."""
@@ -216,8 +232,10 @@ class Detector:
             )  # which the graph computes without a check
             shapes = np.array([pictures[0].shape[:2]], np.int64)
             return ImageBatch(pictures[0], shapes, shapes)  # type: ignore[arg-type]  # uint8 (H, W, 3)
-        resized = [resize(picture, config, size, name) for picture, name in zip(pictures, names, strict=True)]
-        return pad(resized, [(picture.shape[0], picture.shape[1]) for picture in pictures], config, size)
+        originals = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+        prepare = for_device if self.gpu_preprocess else resize
+        prepared = [prepare(picture, config, size, name) for picture, name in zip(pictures, names, strict=True)]
+        return self.batch_of(prepared, originals)
 
     def _passes(self, images: Sequence[Picture], before: int = 0) -> Iterator[EncodedPass]:
         """The batch at one scale after the other, each through the backbone when it is asked for."""

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from glip_export.errors import BackendError, GlipExportError
-from glip_export.image import MAX_PIXELS, Picture, load_image, pad, padded_shape, picture_name, resize
+from glip_export.image import MAX_PIXELS, Picture, load_image, padded_shape, picture_name, resize
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.detector import Detector, picture_detections
@@ -167,12 +167,7 @@ class BatchDetector:
         images = [same[0].prepared for same in group if same[0].prepared is not None]
         try:
             with _timed("image", jobs):
-                batch = pad(
-                    [image.pixels for image in images],
-                    [image.original for image in images],
-                    self.detector.config.image,
-                    self.detector.image_size,
-                )
+                batch = self.detector.batch_of([image.pixels for image in images], [image.original for image in images])
                 encoded = _apart(self.detector.encode_batch(batch))
         except BackendError as error:
             if len(group) == 1:

@@ -6,8 +6,9 @@ The arithmetic is that of plugins/launchers/launch_plan.h, which the C++ plugins
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import Any, Protocol
 
@@ -227,14 +228,18 @@ def workspace_bytes(parts: Iterable[Part]) -> int:
     return sum(_aligned_bytes(*part) for part in parts)
 
 
-def workspace_pointers(parts: Iterable[Part], memory: Memory) -> list[ctypes.c_void_p]:
-    """The parts' addresses in the workspace, behind one another. Raises errors as `checked_pointer`."""
-    pointers, begin = [], 0
-    for dtype, count in parts:
-        part = _part_of(memory, begin, dtype, count)
-        pointers.append(checked_pointer("workspace", part, dtype, count, PART_BYTES, written=True))
-        begin += _aligned_bytes(dtype, count)
-    return pointers
+def workspace_begins(parts: Iterable[Part]) -> list[int]:
+    """The byte that each part begins at, behind one another."""
+    ends = accumulate(_aligned_bytes(*part) for part in parts)
+    return [0, *ends][:-1]
+
+
+def workspace_pointers(parts: Sequence[Part], memory: Memory) -> list[ctypes.c_void_p]:
+    """The parts' addresses in the workspace. Raises errors as `checked_pointer`."""
+    return [
+        checked_pointer("workspace", _part_of(memory, begin, dtype, count), dtype, count, PART_BYTES, written=True)
+        for begin, (dtype, count) in zip(workspace_begins(parts), parts, strict=True)
+    ]
 
 
 def _aligned_bytes(dtype: npt.DTypeLike, count: int) -> int:

@@ -14,6 +14,7 @@
 #include "../kernels/deform_im2col.cuh"
 #include "../kernels/dyconv_convolve.cuh"
 #include "../kernels/dyconv_finish.cuh"
+#include "../kernels/resize_picture.cuh"
 #include "../kernels/text_layer.cuh"
 #include "../kernels/window_attention.cuh"
 #include "../launchers/launch_plan.h"
@@ -94,6 +95,7 @@ const std::vector<Kernel>& kernels() {
         GLIP_KERNEL(glip_image_reads_f32_256),     GLIP_KERNEL(glip_image_reads_f16_256),
         GLIP_KERNEL(glip_image_reads_f16_64_pair), GLIP_KERNEL(glip_image_reads_f16_256_pair),
         GLIP_KERNEL(glip_nms_rank),          GLIP_KERNEL(glip_nms_select),
+        GLIP_KERNEL(glip_resize_across),     GLIP_KERNEL(glip_resize_down),
         GLIP_KERNEL(glip_window_attention_f32),
         GLIP_KERNEL(glip_window_attention_f16_16), GLIP_KERNEL(glip_window_attention_f16_32),
         GLIP_KERNEL(glip_window_attention_f16_48), GLIP_KERNEL(glip_window_attention_f16_64),

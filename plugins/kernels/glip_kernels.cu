@@ -8,5 +8,6 @@
 #include "deform_im2col.cuh"
 #include "dyconv_convolve.cuh"
 #include "dyconv_finish.cuh"
+#include "resize_picture.cuh"
 #include "text_layer.cuh"
 #include "window_attention.cuh"

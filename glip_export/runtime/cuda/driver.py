@@ -6,7 +6,7 @@ graph capture, which PyCUDA lacks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from glip_export.addresses import pointer_to
 from glip_export.errors import BackendError
 from glip_export.runtime.cuda.errors import NO_DRIVER, NO_PACKAGE, CudaError
+from glip_export.trt.launches import Launch
 
 
 class Driver(Protocol):
@@ -65,6 +66,14 @@ class Driver(Protocol):
         ...
 
     def launch(self, graph: int, stream: int) -> None: ...
+    def load_kernels(self) -> None:
+        """Readies our own kernels, which takes seconds at the first time. Raises BackendError where they cannot be."""
+        ...
+
+    def launch_kernels(self, launches: Sequence[Launch], stream: int) -> None:
+        """Puts our own kernels on the stream, in their order; the memory at their addresses is the caller's to keep."""
+        ...
+
     def free_graph(self, graph: int) -> None: ...
 
 
@@ -183,6 +192,18 @@ class CudaDriver:
     def launch(self, graph: int, stream: int) -> None:
         """See `Driver`."""
         self._call("cuGraphLaunch", graph, stream)
+
+    def load_kernels(self) -> None:
+        """See `Driver`; compiled by NVRTC."""
+        from glip_export.trt.kernels import KernelModule
+
+        KernelModule.current()
+
+    def launch_kernels(self, launches: Sequence[Launch], stream: int) -> None:
+        """See `Driver`."""
+        from glip_export.trt.kernels import KernelModule
+
+        KernelModule.current().launch(launches, stream)
 
     def free_graph(self, graph: int) -> None:
         """See `Driver`."""

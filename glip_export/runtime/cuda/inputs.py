@@ -10,6 +10,7 @@ import numpy as np
 from glip_export.errors import BackendError
 from glip_export.graphs.contracts import VISION_BACKBONE, GraphSpec, TensorSpec
 from glip_export.runtime.cuda.arrays import DeviceArray, ForeignArray, foreign_array, is_on_device
+from glip_export.runtime.cuda.pictures import ImageSlot, Pictures
 from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.profiles import Shape
 from glip_export.runtime.cuda.staging import InputSlot
@@ -28,11 +29,13 @@ class Inputs:
         self._stream = stream  # of the runs
         self._copy_stream = pool.driver.new_stream()
         self._slots: dict[tuple[str, str], InputSlot] = {}
-        self._image_slots = deque((InputSlot(pool), InputSlot(pool)))  # the next to be filled first
-        self._ahead: dict[int, tuple[np.ndarray, InputSlot]] = {}  # slots filled and not yet read, and with what
+        self._image_slots = deque((ImageSlot(pool), ImageSlot(pool)))  # the next to be filled first
+        self._ahead: dict[
+            int, tuple[np.ndarray | Pictures, ImageSlot]
+        ] = {}  # slots filled and not yet read, and with what
         self._used: list[InputSlot] = []
 
-    def prefetch(self, images: np.ndarray) -> None:
+    def prefetch(self, images: np.ndarray | Pictures) -> None:
         """Starts the copy of pictures that `bind` is given later, as the very same array."""
         _check_host(VISION_BACKBONE, IMAGES, images)
         self._fill(images)
@@ -66,8 +69,8 @@ class Inputs:
         self._used.append(slot)
         return slot.pointer
 
-    def _load_host(self, spec: GraphSpec, tensor: TensorSpec, array: np.ndarray) -> InputSlot:
-        if tensor is not IMAGES:
+    def _load_host(self, spec: GraphSpec, tensor: TensorSpec, array: np.ndarray | Pictures) -> InputSlot:
+        if isinstance(array, np.ndarray) and tensor is not IMAGES:
             slot = self._slot(spec, tensor)
             slot.load_host(array, self._stream)
             return slot
@@ -76,13 +79,13 @@ class Inputs:
         slot.await_copy(self._stream)
         return slot
 
-    def _fill(self, images: np.ndarray) -> InputSlot:
+    def _fill(self, images: np.ndarray | Pictures) -> ImageSlot:
         slot = self._next_image_slot()
-        slot.load_host(images, self._copy_stream)
+        slot.load_images(images, self._copy_stream)
         self._ahead[id(slot)] = images, slot
         return slot
 
-    def _next_image_slot(self) -> InputSlot:
+    def _next_image_slot(self) -> ImageSlot:
         slot = self._image_slots[0]
         self._image_slots.rotate(1)
         self._ahead.pop(id(slot), None)
@@ -96,13 +99,13 @@ class Inputs:
 
 
 def _check_host(spec: GraphSpec, tensor: TensorSpec, array: Any) -> None:
-    if not isinstance(array, np.ndarray):
+    if not (isinstance(array, np.ndarray) or (isinstance(array, Pictures) and tensor is IMAGES)):
         raise BackendError(
             f"{spec.name}: {tensor.name} is a {type(array).__name__}: give a NumPy array, or one on the GPU"
         )
     _check(spec, tensor, array)
 
 
-def _check(spec: GraphSpec, tensor: TensorSpec, array: np.ndarray | DeviceArray | ForeignArray) -> None:
+def _check(spec: GraphSpec, tensor: TensorSpec, array: np.ndarray | Pictures | DeviceArray | ForeignArray) -> None:
     if array.dtype != tensor.dtype:
         raise BackendError(f"{spec.name}: {tensor.name} is {array.dtype} and should be {tensor.dtype}")

@@ -12,6 +12,7 @@ from glip_export.runtime.cuda.arrays import DeviceArray, stream_handle
 from glip_export.runtime.cuda.driver import Driver
 from glip_export.runtime.cuda.graphs import GraphCache
 from glip_export.runtime.cuda.inputs import Inputs
+from glip_export.runtime.cuda.pictures import Pictures
 from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.profiles import Shape
 from glip_export.runtime.cuda.staging import OutputStaging
@@ -61,7 +62,15 @@ class DeviceSession(GraphSession):
             self._inputs = Inputs(self._pool, self.stream)
             self._staging = OutputStaging(driver)
 
-    def prefetch(self, images: F32) -> None:
+    def ready_pictures(self) -> None:
+        """Makes the session take `pictures.Pictures` in the place of images: compiles what makes these of them.
+
+        Raises BackendError where our kernels cannot be compiled.
+        """
+        with self._driver.active():
+            self._driver.load_kernels()
+
+    def prefetch(self, images: F32 | Pictures) -> None:
         """Starts the copy of the next batch, while the last one is still computed; (B, 3, H, W), unchanged from now on.
 
         `vision_backbone` of the very same array then finds it on the device. Two may be under way.

@@ -31,6 +31,27 @@ class PinnedMemory:
         return self._block[:used].view(dtype).reshape(shape)
 
 
+class DeviceMemory:
+    """A block of the pool for a stream that is not the pool's own; it only grows."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._buffer: Buffer | None = None
+
+    def at_least(self, size: int) -> int:
+        """The address, the same as before while the block is large enough for `size` bytes."""
+        if self._buffer is None or self._buffer.size < size:
+            self._pool.driver.synchronize_all()  # the pool's blocks are free only in the order of its own stream
+            self._buffer = None
+            self._buffer = self._pool.take(size)
+        return self._buffer.pointer
+
+    @property
+    def pointer(self) -> int:
+        assert self._buffer is not None
+        return self._buffer.pointer
+
+
 class InputSlot:
     """The pinned and the device memory of one input of one graph.
 
@@ -40,7 +61,7 @@ class InputSlot:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._pinned = PinnedMemory(pool.driver)
-        self._buffer: Buffer | None = None
+        self._memory = DeviceMemory(pool)
         self._copied = pool.driver.new_event()  # the memory that was copied from may be used again
         self._consumed = pool.driver.new_event()  # the device memory may be overwritten
         self._owner: Any = None  # of what a copy may still be reading
@@ -48,8 +69,7 @@ class InputSlot:
 
     @property
     def pointer(self) -> int:
-        assert self._buffer is not None
-        return self._buffer.pointer
+        return self._memory.pointer
 
     def load_host(self, array: np.ndarray, stream: int) -> None:
         """Starts the copy of a NumPy array (read before this returns) on `stream`."""
@@ -82,12 +102,9 @@ class InputSlot:
 
     def _copy(self, source: int | np.ndarray, size: int, stream: int) -> None:
         driver = self._pool.driver
-        if self._buffer is None or self._buffer.size < size:
-            driver.synchronize_all()  # the pool's blocks are free only in the order of its own stream
-            self._buffer = None
-            self._buffer = self._pool.take(size)
+        target = self._memory.at_least(size)
         driver.wait(stream, self._consumed)
-        driver.copy(self._buffer.pointer, source, size, stream)
+        driver.copy(target, source, size, stream)
         driver.record(self._copied, stream)
 
 

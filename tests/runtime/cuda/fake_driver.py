@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from glip_export.errors import BackendError
 from glip_export.runtime.cuda.driver import host_memory
 from glip_export.runtime.cuda.errors import CudaError
+from glip_export.trt.launches import Launch
+
+if TYPE_CHECKING:
+    from plugins.host_kernels import HostKernels
 
 LEGACY_STREAM = 1
 ALIGNMENT = 256
@@ -24,10 +30,11 @@ ARENA = 1 << 30  # bytes; those that nobody touches cost nothing
 class FakeDriver:
     """Implements `glip_export.runtime.cuda.driver.Driver`."""
 
-    def __init__(self, memory: int = 1 << 40) -> None:
+    def __init__(self, memory: int = 1 << 40, kernels: HostKernels | None = None) -> None:
         self.device, self.name, self.compute_capability = 0, "a fake GPU", (8, 6)
         self.dlpack_device = (1, 0)  # kDLCPU, so that NumPy and torch take the capsules
         self.memory = memory
+        self.kernels = kernels  # as C++
         self.arena = np.empty(ARENA, np.uint8)  # what is not used yet
         self.counts: Counter[str] = Counter()
         self.depth = 0  # of `active`
@@ -136,6 +143,24 @@ class FakeDriver:
         self._called("launch")
         for work in self.graphs[graph]:
             self.put(stream, work)
+
+    def load_kernels(self) -> None:
+        self._called("load_kernels")
+        if self.kernels is None:
+            raise BackendError("the fake GPU has no kernels")
+
+    def launch_kernels(self, launches: Sequence[Launch], stream: int) -> None:
+        self._called("launch_kernels")
+        host = self.kernels
+        assert host is not None
+        for launch in launches:
+            self.put(stream, lambda launch=launch: self._run_kernel(host, launch))
+
+    def _run_kernel(self, host: HostKernels, launch: Launch) -> None:
+        for argument in launch.arguments:
+            if isinstance(argument, ctypes.c_void_p) and argument.value:
+                assert self._inside(argument.value, 1, self.device_blocks), f"{launch.kernel} reads no device memory"
+        assert host.launch(launch) == 0
 
     def free_graph(self, graph: int) -> None:
         self._called("free_graph")
