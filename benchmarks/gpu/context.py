@@ -199,8 +199,9 @@ def fake_driver() -> Any:
     folder = tempfile.TemporaryDirectory(prefix="glip-kernels-")
     _kept.append(folder)
     build(library := Path(folder.name) / "libglip_host_kernels.so")
-    use_host_kernels(HostKernels(library))
-    return FakeDriver()
+    host = HostKernels(library)
+    use_host_kernels(host)
+    return FakeDriver(kernels=host)
 
 
 _kept: list[Any] = []  # a library's folder goes with it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -15,6 +16,7 @@ SIZES = ((1, 1, 1, 1), (1, 3, 2, 5), (2, 8, 5, 7), (1, 32, 7, 10), (3, 17, 13, 1
 OFFSETS = {"none": 0.0, "a pixel": 1.0, "far": 8.0, "outside": 1e4}
 BLOCKS = ((32, 1, 1, 1), (32, 2, 5, 7), (64, 1, 13, 19), (64, 2, 25, 38), (256, 1, 50, 76), (256, 2, 100, 152))
 CHANNELS_OF_GROUP = 16  # as GLIP's; the norm of two values that are nearly equal makes the halves' rounding large
+PICTURES = ((480, 640), (427, 640), (1080, 1920), (3000, 4000))
 BLOCK_OFFSETS = {"none": 0.0, "a pixel": 1.2}
 
 
@@ -25,6 +27,7 @@ def parts(context: Context) -> list[Part]:
         ("im2col", lambda: _im2col(context)),
         ("dyconv", lambda: _dyconv(context)),
         ("nms", lambda: _nms(context)),
+        ("pictures", lambda: _pictures(context)),
     ]
 
 
@@ -106,6 +109,51 @@ def _nms(context: Context) -> dict[str, Any]:
     if unequal:
         raise FailedError(found["line"], found)
     return found
+
+
+def _pictures(context: Context) -> dict[str, Any]:
+    """From a picture's bytes to the network's input on the device: prepared there, and by the host."""
+    from glip_export.config import ImageConfig
+    from glip_export.image import preprocess, resize
+    from glip_export.runtime.cuda.driver import CudaDriver
+    from glip_export.runtime.cuda.pictures import ImageSlot, device_batch
+    from glip_export.runtime.cuda.pool import Pool
+
+    driver: Any = fake_driver() if context.rehearsal else CudaDriver()
+    config = ImageConfig(min_size=32, max_size=64) if context.rehearsal else ImageConfig()
+    ways = {  # the last: as the service and the commands do it, which resize in threads
+        "by the host": lambda picture: preprocess([picture], config).images,
+        "on the GPU": lambda picture: device_batch([picture], [picture.shape[:2]], config).images,
+        "normalised on the GPU": lambda picture: (
+            device_batch([resize(picture, config)], [picture.shape[:2]], config).images
+        ),
+    }
+    times: dict[str, dict[str, float]] = {}
+    unequal = []
+    with driver.active():
+        stream, slot = driver.new_stream(), ImageSlot(Pool(driver))
+        for size in PICTURES[: 1 if context.rehearsal else None]:
+            picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+            expected = preprocess([picture], config).images
+            for name, prepare in ways.items():
+                seconds = []
+                for _ in range(2 if context.rehearsal else 30):
+                    start = time.perf_counter()
+                    images = prepare(picture)
+                    slot.load_images(images, stream)
+                    driver.synchronize(stream)
+                    seconds.append(time.perf_counter() - start)
+                times.setdefault(f"{size[0]}x{size[1]}", {})[name] = 1000 * float(np.median(seconds))
+                found = np.empty(expected.shape, np.float32)
+                driver.copy(found, slot.pointer, found.nbytes, stream)
+                driver.synchronize(stream)
+                if not np.array_equal(found, expected):
+                    unequal.append(f"{size}, {name}")
+    lines = (f"{size} {of_size['by the host']:.1f} -> {of_size['on the GPU']:.2f}" for size, of_size in times.items())
+    found_all = {"line": f"ms to prepare a picture: {', '.join(lines)}", "median_ms": times, "unequal": unequal}
+    if unequal:
+        raise FailedError(f"not the host's pictures: {', '.join(unequal)}", found_all)
+    return found_all
 
 
 def _candidates(context: Context) -> Iterator[tuple[str, tuple[np.ndarray, ...], int]]:

@@ -90,8 +90,9 @@ def driver(request: pytest.FixtureRequest) -> Driver:
         from runtime.cuda.fake_driver import FakeDriver
         from runtime.torch_cuda.host_device import use_host_kernels
 
-        use_host_kernels(request.getfixturevalue("host"))
-        return FakeDriver()
+        host = request.getfixturevalue("host")
+        use_host_kernels(host)
+        return FakeDriver(kernels=host)
     from glip_export.runtime.cuda.driver import CudaDriver
 
     return CudaDriver()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from glip_export import Detector
 from glip_export.parity.ladder import climb
 from glip_export.parity.precision_check import compare_detections
 from glip_export.parity.recall import together
@@ -97,6 +98,19 @@ def test_batches_copied_ahead_are_the_same(open_session: Any) -> None:
         if index + 1 < len(batches):
             session.prefetch(batches[index + 1])
         np.testing.assert_array_equal(np.asarray(features[0]), expected[index])
+
+
+def test_pictures_prepared_on_the_gpu(open_session: Any, open_bundle: Any) -> None:
+    """They are the same bits, so the detections are."""
+    session, config = open_session(), open_bundle().config
+    pictures = [np.random.default_rng(seed).integers(0, 256, (90, 130, 3), dtype=np.uint8) for seed in range(3)]
+    found, expected = (
+        Detector(session, config, gpu_preprocess=on_gpu).detect(pictures, "cat. remote control", batch_size=1)
+        for on_gpu in (True, False)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
 
 
 def arrays(outputs: Outputs) -> list[np.ndarray]:

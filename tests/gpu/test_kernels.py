@@ -29,7 +29,11 @@ from plugins.drawn_windows import LIMITS as WINDOW_LIMITS
 from plugins.drawn_windows import attend_to_windows, drawn_windows
 from plugins.host_text_layer import expected_attention, expected_gelu, expected_norm
 
+from glip_export.config import ImageConfig
 from glip_export.graphs.swin_node import arranged
+from glip_export.image import preprocess
+from glip_export.runtime.cuda.pictures import ImageSlot, device_batch
+from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.host_nms import finish
 
 
@@ -272,6 +276,26 @@ def test_nms(on_device: Callable, batch: int, count: int, classes: int) -> None:
     found = on_device(launches, [boxes, scores, labels], outputs)[:4]
     for one, other in zip(found, finish(boxes, scores, labels, 0.6, detections), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (480, 640), (427, 1000), (800, 1066), (3000, 2000)])
+def test_pictures(driver: Any, size: tuple[int, int]) -> None:
+    """As the host makes them, to the bit."""
+    if REHEARSAL and size[0] > 480:
+        pytest.skip("a rehearsal without a GPU")
+    pictures = [
+        np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8),
+        np.full((9, 9, 3), 255, np.uint8),
+    ]
+    config = ImageConfig(min_size=8, max_size=16) if REHEARSAL else ImageConfig()
+    with driver.active():
+        slot, stream = ImageSlot(Pool(driver)), driver.new_stream()
+        batch = device_batch(pictures, [size, (9, 9)], config)
+        slot.load_images(batch.images, stream)
+        found = np.empty(batch.images.shape, np.float32)
+        driver.copy(found, slot.pointer, found.nbytes, stream)
+        driver.synchronize(stream)
+    np.testing.assert_array_equal(found, preprocess(pictures, config).images, strict=True)
 
 
 def im2col(x: np.ndarray, offset: np.ndarray, mask: np.ndarray, stride: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from glip_export.trt.kernels import (
     text_reads_workspace_bytes,
     window_attention_launches,
 )
+from glip_export.trt.resize_launches import ResizeSizes, resize_filter, resize_launches
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 BARRIER_MISSED = 1
@@ -222,6 +223,18 @@ class HostKernels:
         for launch in image_reads_launches(v.dtype, sizes, limits, *given, out):
             assert self.launch(launch, order) == 0
         return out
+
+    def prepare_picture(
+        self, picture: np.ndarray, sizes: ResizeSizes, values: np.ndarray, bgr: bool, order: int = 0
+    ) -> np.ndarray:
+        """picture (h0, w0, 3) uint8 -> (3, H, W); see `resize_launches`."""
+        (h0, w0), (h, w) = sizes.given, sizes.resized
+        given = [_placed(array) for array in (picture, resize_filter(w0, w), resize_filter(h0, h), values)]
+        between = _placed(np.full(sizes.across_bytes, 77, np.uint8))
+        image = _placed(np.full((3, *sizes.padded), np.nan, np.float32))
+        for launch in resize_launches(sizes, bgr, *given, between, image):
+            assert self.launch(launch, order) == 0
+        return image
 
     def nms(
         self,

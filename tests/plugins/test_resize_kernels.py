@@ -31,13 +31,7 @@ def run(
     given = picture.shape[0], picture.shape[1]
     resized = fitted_shape(*given, config, fixed)
     sizes = ResizeSizes(given, resized, padded_shape([resized], config, fixed))
-    filters = resize_filter(given[1], resized[1]), resize_filter(given[0], resized[0])
-    between = np.full(sizes.across_bytes, 77, np.uint8)
-    image = np.full((1, 3, *sizes.padded), np.nan, np.float32)
-    values = normalized_bytes(config)
-    for launch in resize_launches(sizes, config.bgr255, picture, *filters, values, between, image):
-        assert host.launch(launch, order) == 0
-    return image
+    return host.prepare_picture(picture, sizes, normalized_bytes(config), config.bgr255, order)[None]
 
 
 @pytest.mark.parametrize(

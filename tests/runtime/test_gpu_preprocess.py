@@ -16,7 +16,7 @@ from runtime.torch_cuda.host_device import open_on_host
 
 from glip_export import Detector
 from glip_export.bundle import Bundle
-from glip_export.config import PUBLISHED, ImageConfig
+from glip_export.config import ImageConfig
 from glip_export.errors import BackendError, ImageError
 from glip_export.image import pad, resize
 from glip_export.results.detections import Detections
@@ -190,6 +190,6 @@ def test_models_whose_pictures_are_the_hosts_alone(driver: FakeDriver, bundle: B
     several = replace(bundle.config, detection=replace(bundle.config.detection, several_scales=True))
     with pytest.raises(BackendError, match="sees them at several scales"):
         ready_for_pictures(session, several)
-    (fusing, *_) = (config for config in PUBLISHED.values() if config.swin.fuses_text)
+    fusing = replace(bundle.config, swin=replace(bundle.config.swin, version="vl"))
     with pytest.raises(BackendError, match="its backbone reads the text"):
         ready_for_pictures(session, fusing)

@@ -11,6 +11,7 @@ from drawn_candidates import LEVELS, drawn, with_ties
 from host_kernels import HostKernels
 
 from glip_export.trt.kernels import Launch, WindowSizes
+from glip_export.trt.resize_launches import ResizeSizes
 
 
 def write_host_cases(path: Path, library: Path) -> None:
@@ -52,6 +53,10 @@ def write_host_cases(path: Path, library: Path) -> None:
                 host.candidates(given.sizes, given.threshold, *inputs, order=2)
             for positions, channels, tokens in ((1, 32, 1), (33, 64, 33), (65, 96, 5)):
                 write_bi_attention(host, rng, dtype, positions, channels, tokens)
+        for place, (given, resized) in enumerate((((1, 1), (1, 1)), ((9, 40), (3, 260)), ((300, 2), (31, 2)))):
+            picture = rng.integers(0, 256, (*given, 3), dtype=np.uint8)
+            values, sizes = rng.random((3, 256), np.float32), ResizeSizes(given, resized, (32, 288))
+            host.prepare_picture(picture, sizes, values, bgr=place == 1, order=2)
         for candidates in (0, 1, 255, 256, 257, 513):
             for detections in (1, 100, 300):
                 corner = rng.uniform(0, 200, (2, candidates, 2))

@@ -35,7 +35,7 @@ def program(folder: Path) -> Path:
 def test_no_fault_in_any_launch(program: Path, cases: Path) -> None:
     done = run(program, cases)
     assert_clean(done)
-    assert done.stdout == "151 launches: 0 wrong\n"
+    assert done.stdout == "157 launches: 0 wrong\n"
 
 
 @pytest.mark.parametrize(("fault", "words"), [("freed", "heap-use-after-free"), ("short", "heap-buffer-overflow")])
