@@ -66,7 +66,12 @@ def serve(
     upload_seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive.")] = 30.0,
     gpu_preprocess: GpuPreprocess = False,
     image_cache_mb: Annotated[
-        int, typer.Option("--image-cache", min=0, help="MB kept of pictures' features; 21 each for GLIP-T at 800x1216.")
+        int,
+        typer.Option(
+            "--image-cache",
+            min=0,
+            help="MB kept of pictures' features, on a GPU in its memory; 21 each for GLIP-T at 800x1216.",
+        ),
     ] = 256,
 ) -> None:
     """Serve a bundle over HTTP, with a live page at the address that it prints.

@@ -30,7 +30,7 @@ from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.baked import check_unasked, held_prompt, open_baked, run_baked
 from glip_export.runtime.cuda.pictures import device_batch, for_device, ready_for_pictures
-from glip_export.runtime.encoded import EncodedImages, pair, selected
+from glip_export.runtime.encoded import EncodedImages, kept, pair, selected
 from glip_export.runtime.multiscale import EncodedPass, EncodedScales, batch_of, detect_passes, lost_names, passes_of
 from glip_export.runtime.session import F32, I64, Pyramid, Session
 from glip_export.runtime.tokenized import Tokenized, of_each, sharing
@@ -206,7 +206,7 @@ class Detector:
         """Text features (1, T, L) of a caption, from the cache if it was used lately."""
         if chunk.caption not in self._text:
             input_ids = chunk.input_ids[None]
-            self._text[chunk.caption] = self.session.text_encoder(input_ids, np.ones_like(input_ids))
+            self._text[chunk.caption] = kept(self.session.text_encoder(input_ids, np.ones_like(input_ids)))
             while len(self._text) > 1 and sum(text.nbytes for text in self._text.values()) > TEXT_CACHE_BYTES:
                 self._text.popitem(last=False)
         self._text.move_to_end(chunk.caption)

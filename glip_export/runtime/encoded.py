@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from glip_export.runtime.cuda.arrays import DeviceArray
 from glip_export.runtime.session import F32, I64, Pyramid
 
 
@@ -21,10 +23,39 @@ class EncodedImages:
 
 
 def selected(encoded: EncodedImages, indices: Sequence[int]) -> EncodedImages:
-    """Some of a batch's pictures, copied; features of a GPU come to the host."""
-    features = tuple(np.ascontiguousarray(np.asarray(level)[indices]) for level in encoded.features)
+    """Some of a batch's pictures, copied; features of a GPU stay there."""
+    features = tuple(_rows(level, indices) for level in encoded.features)
     images = None if encoded.images is None else encoded.images[indices]
     return EncodedImages(features, encoded.sizes[indices], encoded.originals[indices], images)
+
+
+def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
+    """The pictures of several batches of one padded size as one batch, copied; features of a GPU stay there."""
+    images = [part.images for part in parts if part.images is not None]
+    return EncodedImages(
+        tuple(_joined(levels) for levels in zip(*(part.features for part in parts), strict=True)),
+        np.concatenate([part.sizes for part in parts]),
+        np.concatenate([part.originals for part in parts]),
+        np.concatenate(images) if images else None,
+    )
+
+
+def kept(array: Any) -> Any:
+    """An array to hold for long: one of a GPU as a copy there, so that the next run finds its memory where it was."""
+    return array.rows(range(len(array))) if isinstance(array, DeviceArray) else array
+
+
+def _rows(level: Any, indices: Sequence[int]) -> Any:
+    if isinstance(level, DeviceArray):
+        return level.rows(indices)
+    return np.ascontiguousarray(level[indices])
+
+
+def _joined(levels: Sequence[Any]) -> Any:
+    first, *others = levels
+    if isinstance(first, DeviceArray):
+        return first.joined(others)
+    return np.concatenate(levels)
 
 
 def pair(size: I64) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from glip_export.image import MAX_PIXELS, Picture, load_image, padded_shape, pic
 from glip_export.prompt import Prompt, TokenizedChunk, class_map
 from glip_export.results.detections import Detections, concatenate
 from glip_export.runtime.detector import Detector, picture_detections
-from glip_export.runtime.encoded import EncodedImages, selected
+from glip_export.runtime.encoded import EncodedImages, joined, selected
 from glip_export.runtime.image_cache import ImageCache
 from glip_export.runtime.multiscale import check_one_scale
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
@@ -168,7 +168,9 @@ class BatchDetector:
         try:
             with _timed("image", jobs):
                 batch = self.detector.batch_of([image.pixels for image in images], [image.original for image in images])
-                encoded = _apart(self.detector.encode_batch(batch))
+                together = self.detector.encode_batch(batch)
+                # Each apart, so that it can be let go of.
+                encoded = [selected(together, [index]) for index in range(len(images))]
         except BackendError as error:
             if len(group) == 1:
                 for job in jobs:
@@ -235,7 +237,7 @@ class BatchDetector:
         if len(rows) == 1:
             encoded, text = rows[0].encoded, texts[0]
         else:
-            encoded = _join([row.encoded for row in rows])
+            encoded = joined([row.encoded for row in rows])
             text = np.zeros((len(rows), tokens, texts[0].shape[2]), np.float32)
             for index, one in enumerate(texts):
                 text[index, : one.shape[1]] = one[0]
@@ -260,22 +262,6 @@ def _groups(items: list[T], size: int) -> Iterator[list[T]]:
 
 def _halves(items: list[T]) -> tuple[list[T], list[T]]:
     return items[: len(items) // 2], items[len(items) // 2 :]
-
-
-def _apart(encoded: EncodedImages) -> list[EncodedImages]:
-    """A batch as one of each picture, in the host's memory and each apart, so that it can be let go of."""
-    host = replace(encoded, features=tuple(map(np.asarray, encoded.features)))
-    return [selected(host, [index]) for index in range(len(host.sizes))]
-
-
-def _join(parts: list[EncodedImages]) -> EncodedImages:
-    images = [part.images for part in parts if part.images is not None]
-    return EncodedImages(
-        tuple(np.concatenate(levels) for levels in zip(*(part.features for part in parts), strict=True)),
-        np.concatenate([part.sizes for part in parts]),
-        np.concatenate([part.originals for part in parts]),
-        np.concatenate(images) if images else None,
-    )
 
 
 @contextmanager

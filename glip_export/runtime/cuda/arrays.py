@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -65,6 +66,31 @@ class DeviceArray:
             for index in range(repeats):
                 driver.copy(result.pointer + index * self.nbytes, self.pointer, self.nbytes, self.stream)
         return result
+
+    def rows(self, indices: Sequence[int]) -> DeviceArray:
+        """Some along the first axis, copied on the device: to keep, whatever becomes of this array."""
+        chosen = [range(len(self))[index] for index in indices]
+        made = self._to_keep(len(chosen))
+        size = self.nbytes // max(len(self), 1)
+        with self.pool.driver.active():
+            for place, row in enumerate(chosen):
+                self.pool.driver.copy(made.pointer + place * size, self.pointer + row * size, size, self.stream)
+        return made
+
+    def joined(self, others: Sequence[DeviceArray]) -> DeviceArray:
+        """This and others of the same session along the first axis, copied on the device."""
+        arrays = (self, *others)
+        made = self._to_keep(sum(map(len, arrays)))
+        pointer = made.pointer
+        with self.pool.driver.active():
+            for array in arrays:
+                self.pool.driver.copy(pointer, array.pointer, array.nbytes, self.stream)
+                pointer += array.nbytes
+        return made
+
+    def _to_keep(self, length: int) -> DeviceArray:
+        with self.pool.driver.active():
+            return DeviceArray(self.pool.kept, (length, *self.shape[1:]), self.dtype, self.stream)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from glip_export.errors import BackendError
-from glip_export.graphs.contracts import VISION_BACKBONE, GraphSpec, TensorSpec
+from glip_export.graphs.contracts import LEVELS, VISION_BACKBONE, GraphSpec, TensorSpec
 from glip_export.runtime.cuda.arrays import DeviceArray, ForeignArray, foreign_array, is_on_device
 from glip_export.runtime.cuda.pictures import ImageSlot, Pictures
 from glip_export.runtime.cuda.pool import Pool
@@ -55,10 +55,14 @@ class Inputs:
             slot.mark_consumed(self._stream)
 
     def _bind(self, spec: GraphSpec, tensor: TensorSpec, array: Any) -> int:
-        if isinstance(array, DeviceArray) and array.pool is self._pool:
+        if isinstance(array, DeviceArray) and array.pool in (self._pool, self._pool.kept):
             _check(spec, tensor, array)
-            return array.pointer
-        if is_on_device(array):
+            if tensor.name in LEVELS and not array.pool.is_kept:
+                return array.pointer
+            # What is kept lies anywhere: copied, it comes to where the last run found its own, as CUDA graphs want it.
+            slot = self._slot(spec, tensor)
+            slot.load_own(array, self._stream)
+        elif is_on_device(array):
             foreign = foreign_array(array, self._stream, self._pool.driver.dlpack_device)
             _check(spec, tensor, foreign)
             slot = self._next_image_slot() if tensor is IMAGES else self._slot(spec, tensor)

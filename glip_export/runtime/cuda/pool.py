@@ -38,12 +38,31 @@ class Pool:
     Its calls need the driver's context to be current.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, is_kept: bool = False) -> None:
+        """is_kept: see `kept`."""
         self.driver = driver
-        self.allocated = 0  # bytes, those in use and those that wait
+        self.is_kept = is_kept
+        self._allocated = 0
         self._free: list[tuple[int, int, bool]] = []  # size, pointer, exported; rising
         self.returned: deque[tuple[int, int, bool]] = deque()
+        self._kept: Pool | None = None
         weakref.finalize(self, _free_all, driver, self._free, self.returned).atexit = False
+
+    @property
+    def allocated(self) -> int:
+        """Bytes, those in use and those that wait, kept ones too."""
+        return self._allocated + (self._kept.allocated if self._kept else 0)
+
+    @property
+    def kept(self) -> Pool:
+        """The pool of what outlives the run that made it: another one in the order of the same stream, or this one.
+
+        Apart, so that a run's own memory stays where it was, as CUDA graphs want it, whatever is kept or let go of.
+        """
+        if self.is_kept:
+            return self
+        self._kept = self._kept or Pool(self.driver, is_kept=True)
+        return self._kept
 
     def take(self, size: int) -> Buffer:
         """A block of at least `size` bytes: the smallest that waits, if not twice what is needed, else a new one.
@@ -69,8 +88,8 @@ class Pool:
         for _, pointer, _ in self._free:
             self.driver.free(pointer)
         self._free.clear()
-        self.allocated -= freed
-        return freed
+        self._allocated -= freed
+        return freed + (self._kept.trim() if self._kept else 0)
 
     def _collect(self) -> None:
         while self.returned:
@@ -83,7 +102,7 @@ class Pool:
             if error.code != "CUDA_ERROR_OUT_OF_MEMORY" or not self.trim():
                 raise
             pointer = self.driver.allocate(size)
-        self.allocated += size
+        self._allocated += size
         return pointer
 
 

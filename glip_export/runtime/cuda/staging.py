@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from glip_export.runtime.cuda.arrays import ForeignArray
+from glip_export.runtime.cuda.arrays import DeviceArray, ForeignArray
 from glip_export.runtime.cuda.driver import Driver
 from glip_export.runtime.cuda.pool import Buffer, Pool, rounded_size
 
@@ -79,6 +79,11 @@ class InputSlot:
         np.copyto(pinned, array)
         self._owner = pinned
         self._copy(pinned, array.nbytes, stream)
+
+    def load_own(self, array: DeviceArray, stream: int) -> None:
+        """Copies an array of the session's own on `stream`, in whose order it is."""
+        target = self._memory.at_least(array.nbytes)
+        self._pool.driver.copy(target, array.pointer, array.nbytes, stream)
 
     def load_device(self, array: ForeignArray, stream: int) -> None:
         """Starts the copy of another library's array, which is kept until this slot is used again."""
