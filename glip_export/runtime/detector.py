@@ -34,6 +34,7 @@ from glip_export.runtime.encoded import EncodedImages, kept, pair, selected
 from glip_export.runtime.multiscale import EncodedPass, EncodedScales, batch_of, detect_passes, lost_names, passes_of
 from glip_export.runtime.session import F32, I64, Pyramid, Session
 from glip_export.runtime.tokenized import Tokenized, of_each, sharing
+from glip_export.trt.launches import up
 
 TEXT_CACHE_BYTES = 50_000_000  # a caption of 256 tokens takes 0.8 MB, and 5.5 MB where its text runs ahead (MHA-S)
 
@@ -203,14 +204,29 @@ class Detector:
         return prompt.chunks(text.max_query_len, text.separator, names_a_caption)
 
     def encode_text(self, chunk: TokenizedChunk) -> F32:
-        """Text features (1, T, L) of a caption, from the cache if it was used lately."""
+        """Text features (1, T, L) of a caption, from the cache if it was used lately.
+
+        T may be more than its tokens, for a session that asks for whole units: see `mask_of`.
+        """
         if chunk.caption not in self._text:
-            input_ids = chunk.input_ids[None]
-            self._text[chunk.caption] = kept(self.session.text_encoder(input_ids, np.ones_like(input_ids)))
+            count = len(chunk.input_ids)
+            tokens = min(self._whole_units(count), max(count, self.config.text.max_query_len))
+            input_ids = np.pad(chunk.input_ids, (0, tokens - count))[None]  # 0 is [PAD]
+            self._text[chunk.caption] = kept(self.session.text_encoder(input_ids, mask_of(chunk, tokens)))
             while len(self._text) > 1 and sum(text.nbytes for text in self._text.values()) > TEXT_CACHE_BYTES:
                 self._text.popitem(last=False)
         self._text.move_to_end(chunk.caption)
         return self._text[chunk.caption]
+
+    def class_map(self, chunk: TokenizedChunk, tokens: int, names: int) -> F32:
+        """`prompt.class_map` with room for at least so many names: (T, K), K in whole units of the session's."""
+        own = class_map(chunk, self.config.detection.score_agg, tokens)
+        # A threshold below 0 would let through columns of zeros, which score 0.
+        wide = self._whole_units(names) if self.config.detection.score_threshold >= 0 else names
+        return np.pad(own, ((0, 0), (0, wide - own.shape[1])))
+
+    def _whole_units(self, count: int) -> int:
+        return up(count, unit := getattr(self.session, "shape_unit", 1)) * unit
 
     def _load(self, images: Sequence[Picture], before: int = 0) -> tuple[list[U8], list[str]]:
         """The pictures, and what errors call them: their file, or their place where there are several.
@@ -290,11 +306,17 @@ class Detector:
         """What the fusion head gives of a batch for one caption."""
         if self.baked is not None:
             return run_baked(self.session, self.baked, encoded)
-        batch = len(encoded.sizes)
-        mask = np.ones((batch, len(chunk.input_ids)), np.int64)
-        features, text = self.head_inputs(encoded, np.repeat(self.encode_text(chunk), batch, axis=0), mask)
-        classes = np.repeat(class_map(chunk, self.config.detection.score_agg)[None], batch, axis=0)
+        batch, text = len(encoded.sizes), self.encode_text(chunk)
+        tokens = text.shape[1]
+        mask = np.repeat(mask_of(chunk, tokens), batch, axis=0)
+        features, text = self.head_inputs(encoded, np.repeat(text, batch, axis=0), mask)
+        classes = np.repeat(self.class_map(chunk, tokens, len(chunk.class_tokens))[None], batch, axis=0)
         return self.session.fusion_head(features, text, mask, classes, encoded.sizes)
+
+
+def mask_of(chunk: TokenizedChunk, tokens: int) -> I64:
+    """A caption's attention mask (1, T) for T tokens: 1 where it has one of its own."""
+    return (np.arange(tokens) < len(chunk.input_ids)).astype(np.int64)[None]
 
 
 def picture_detections(

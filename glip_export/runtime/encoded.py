@@ -33,11 +33,19 @@ def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
     """The pictures of several batches of one padded size as one batch, copied; features of a GPU stay there."""
     images = [part.images for part in parts if part.images is not None]
     return EncodedImages(
-        tuple(_joined(levels) for levels in zip(*(part.features for part in parts), strict=True)),
+        tuple(joined_arrays(levels) for levels in zip(*(part.features for part in parts), strict=True)),
         np.concatenate([part.sizes for part in parts]),
         np.concatenate([part.originals for part in parts]),
         np.concatenate(images) if images else None,
     )
+
+
+def joined_arrays(arrays: Sequence[Any]) -> Any:
+    """Arrays along their first axis, one alone as it is; those of a GPU stay there."""
+    first, *others = arrays
+    if not others:
+        return first
+    return first.joined(others) if isinstance(first, DeviceArray) else np.concatenate(arrays)
 
 
 def kept(array: Any) -> Any:
@@ -49,13 +57,6 @@ def _rows(level: Any, indices: Sequence[int]) -> Any:
     if isinstance(level, DeviceArray):
         return level.rows(indices)
     return np.ascontiguousarray(level[indices])
-
-
-def _joined(levels: Sequence[Any]) -> Any:
-    first, *others = levels
-    if isinstance(first, DeviceArray):
-        return first.joined(others)
-    return np.concatenate(levels)
 
 
 def pair(size: I64) -> tuple[int, int]:

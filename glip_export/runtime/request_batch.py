@@ -19,10 +19,10 @@ import numpy as np
 
 from glip_export.errors import BackendError, GlipExportError
 from glip_export.image import MAX_PIXELS, Picture, load_image, padded_shape, picture_name, resize
-from glip_export.prompt import Prompt, TokenizedChunk, class_map
+from glip_export.prompt import Prompt, TokenizedChunk
 from glip_export.results.detections import Detections, concatenate
-from glip_export.runtime.detector import Detector, picture_detections
-from glip_export.runtime.encoded import EncodedImages, joined, selected
+from glip_export.runtime.detector import Detector, mask_of, picture_detections
+from glip_export.runtime.encoded import EncodedImages, joined, joined_arrays, selected
 from glip_export.runtime.image_cache import ImageCache
 from glip_export.runtime.multiscale import check_one_scale
 from glip_export.runtime.requests import Answer, DroppedError, PreparedImage, Request, image_key
@@ -226,23 +226,21 @@ class BatchDetector:
 
     def _fusion_head(self, rows: list[_Row], texts: list[F32]) -> tuple[F32, F32, I64, I64]:
         """One run over rows of one pyramid size; shorter captions and lists of names are padded."""
-        tokens = max(len(row.chunk.input_ids) for row in rows)
+        tokens = max(text.shape[1] for text in texts)
         names = max(len(row.chunk.class_tokens) for row in rows)
-        mask = np.zeros((len(rows), tokens), np.int64)
-        maps = np.zeros((len(rows), tokens, names), np.float32)
-        for index, row in enumerate(rows):
-            mask[index, : len(row.chunk.input_ids)] = 1
-            own = class_map(row.chunk, self.detector.config.detection.score_agg, tokens)
-            maps[index, :, : own.shape[1]] = own
-        if len(rows) == 1:
-            encoded, text = rows[0].encoded, texts[0]
-        else:
-            encoded = joined([row.encoded for row in rows])
-            text = np.zeros((len(rows), tokens, texts[0].shape[2]), np.float32)
-            for index, one in enumerate(texts):
-                text[index, : one.shape[1]] = one[0]
+        mask = np.concatenate([mask_of(row.chunk, tokens) for row in rows])
+        maps = np.stack([self.detector.class_map(row.chunk, tokens, names) for row in rows])
+        encoded = rows[0].encoded if len(rows) == 1 else joined([row.encoded for row in rows])
+        text = _text_of(texts, tokens)
         features, text = self.detector.head_inputs(encoded, text, mask)
         return self.detector.session.fusion_head(features, text, mask, maps, encoded.sizes)
+
+
+def _text_of(texts: list[F32], tokens: int) -> F32:
+    """(1, T, L) each, as one batch in which shorter ones are padded; those of a GPU stay there if all are as long."""
+    if all(text.shape[1] == tokens for text in texts):
+        return joined_arrays(texts)
+    return np.concatenate([np.pad(text, ((0, 0), (0, tokens - text.shape[1]), (0, 0))) for text in texts])
 
 
 def _answer(job: _Job) -> Answer:

@@ -15,6 +15,7 @@ from runtime.torch_cuda.host_device import open_on_host
 from glip_export import Detector
 from glip_export.bundle import Bundle
 from glip_export.errors import GlipExportError
+from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.cuda.arrays import DeviceArray
@@ -148,3 +149,34 @@ def test_a_picture_that_is_let_go_of_gives_its_memory_back(session: TorchCudaSes
     for picture in pictures(3):
         batch.detect_each([Request(picture, "cat")])
     assert session.describe()["device_memory_mb"] == before
+
+
+def test_prompts_of_many_lengths_are_few_sizes(session: TorchCudaSession, bundle: Bundle, reference: Detector) -> None:
+    """Tokens and names go up in steps, masked: a new prompt is seldom a new size."""
+    shapes = set()
+    run = session._runners["fusion_head"].run
+
+    def noted(given: Any, stream: int) -> Any:
+        shapes.add(given["class_map"][1])
+        return run(given, stream)
+
+    session._runners["fusion_head"].run = noted
+    detector, (picture,) = Detector(session, bundle.config), pictures(1)
+    names = [f"{colour} {thing}" for colour in ("red", "green") for thing in ("cat", "dog", "car", "tree", "house")]
+    for count in (1, 2, 3, 4, 6, 9):
+        found = detector.detect([picture], names[:count])
+        assert_near(list(found), reference.detect([picture], names[:count]))
+    assert shapes == {(1, 16, 16), (1, 32, 16)}
+    together = BatchDetector(detector).detect_each([Request(picture, names[:count]) for count in (1, 9, 3)])
+    assert_near(together, [reference.detect([picture], names[:count])[0] for count in (1, 9, 3)])
+    assert (3, 32, 16) in shapes
+
+
+def test_a_caption_goes_up_to_the_models_length(session: TorchCudaSession, bundle: Bundle, reference: Detector) -> None:
+    most = bundle.config.text.max_query_len
+    names = ["cat"] * most
+    chunk = Detector(session, bundle.config).chunks(Prompt.of(names))[0]
+    detector = Detector(session, bundle.config)
+    assert len(chunk.input_ids) % 16 and detector.encode_text(chunk).shape[1] == min(most, -(-most // 16) * 16)
+    (picture,) = pictures(1)
+    assert_near(list(detector.detect([picture], names)), reference.detect([picture], names))

@@ -48,6 +48,9 @@ class DeviceSession(GraphSession):
     for several threads at once.
     """
 
+    shape_unit = (
+        1  # of a caption's tokens and of names: a session to which each new size is dear has them in larger steps
+    )
     precision: str
     library: str  # what runs the graphs, in words
 

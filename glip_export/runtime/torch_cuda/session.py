@@ -47,6 +47,8 @@ class TorchCudaSession(DeviceSession):
     data: the checkpoint is not needed.
     """
 
+    shape_unit = 16  # the first run of a size goes through the graphs, the second captures them; masked, more is exact
+
     def __init__(
         self,
         bundle: Bundle,
