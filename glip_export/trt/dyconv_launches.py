@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from glip_export.addresses import holding
 from glip_export.trt.launches import (
     DTYPES,
     MAX_COUNT,
@@ -46,6 +48,7 @@ class Levels(ctypes.Structure):
         ("positions", ctypes.c_int32),
         ("rows", ctypes.c_int32),
         ("tiles", ctypes.c_int32),
+        ("apart", ctypes.c_int32),
         ("height", ctypes.c_int32 * MAX_LEVELS),
         ("width", ctypes.c_int32 * MAX_LEVELS),
     )
@@ -125,25 +128,27 @@ def dyconv_launches(
     dtype: npt.DTypeLike,
     sizes: DyConvSizes,
     epsilon: Sequence[float],
-    x_ptr: Memory,
+    x_ptrs: Memory | Sequence[Memory],
     parameter_ptrs: Sequence[Memory],
-    out_ptr: Memory,
+    out_ptrs: Memory | Sequence[Memory],
     workspace_ptr: Memory,
 ) -> list[Launch]:
-    """x (B, N, C) -> out (B, N, C): every level from itself and its neighbours, all levels behind one another.
+    """x -> out, every level from itself and its neighbours.
 
-    dtype: float32 or float16, of x, out and the parameters: the offsets' weight (27, 9 * C) and bias; of DyConv 0, 1
-    and 2 weight (C, 9 * C), bias, GroupNorm's weight and bias; the attention's weight (C) and bias (1); DyReLU's layers
-    (C / 4, C), (C / 4), (4 * C, C / 4), (4 * C). Convolutions' weights are tap by tap, column tap * C + c. epsilon: of
-    the three norms. Nothing to launch without an image. Raises ValueError and TypeError as `im2col_launches`.
+    x, out: either all levels behind one another, (B, N, C), or a list of each level's (B, H, W, C), wherever they are;
+    no two share memory. dtype: float32 or float16, of x, out and the parameters: the offsets' weight (27, 9 * C) and
+    bias; of DyConv 0, 1 and 2 weight (C, 9 * C), bias, GroupNorm's weight and bias; the attention's weight (C) and bias
+    (1); DyReLU's layers (C / 4, C), (C / 4), (4 * C, C / 4), (4 * C). Convolutions' weights are tap by tap, column
+    tap * C + c. epsilon: of the three norms. Nothing to launch without an image. Raises ValueError and TypeError as
+    `im2col_launches`.
     """
     dtype = checked_dtype("the DyConv kernels take", dtype)
     B, C = sizes.B, sizes.C
     if B == 0:
         return []
     suffix = DTYPES[dtype]
-    x = checked_pointer("x", x_ptr, dtype, B * sizes.positions * C, _ALIGNED)
-    out = checked_pointer("out", out_ptr, dtype, B * sizes.positions * C, _ALIGNED, written=True)
+    x, levels = _maps("x", x_ptrs, dtype, sizes)
+    out, levels_out = _maps("out", out_ptrs, dtype, sizes, written=True)
     counts = list(map(prod, parameter_shapes(C)))
     if len(parameter_ptrs) != len(counts):
         raise ValueError(f"{len(parameter_ptrs)} parameters were given, and {len(counts)} are taken")
@@ -152,9 +157,6 @@ def dyconv_launches(
         for place, (memory, count) in enumerate(zip(parameter_ptrs, counts, strict=True))
     ]
     predicted, terms, statistics, coefficients = workspace_pointers(sizes.parts(dtype), workspace_ptr)
-    levels = Levels(len(sizes.levels), sizes.positions, sizes.rows, sizes.tiles)
-    for place, (height, width) in enumerate(sizes.levels):
-        levels.height[place], levels.width[place] = height, width
 
     convolutions = [parameters[2 + 4 * index : 6 + 4 * index] for index in range(3)]
     norms = [pointer for convolution in convolutions for pointer in convolution[1:]]
@@ -167,7 +169,7 @@ def dyconv_launches(
             (_blocks(sizes.levels, _TILE_ROWS), B, 1),
             (_CONVOLVE_THREADS, 1, 1),
             _convolve_shared_bytes(_OFFSET_COLUMNS),
-            (levels, channels, x, *parameters[:2], predicted),
+            (levels, channels, *x, *parameters[:2], predicted),
         ),
         Launch(
             f"glip_dyconv_convolve_{suffix}",
@@ -177,7 +179,7 @@ def dyconv_launches(
             (
                 levels,
                 channels,
-                x,
+                *x,
                 predicted,
                 *(weight for weight, *_ in convolutions),
                 terms,
@@ -205,9 +207,36 @@ def dyconv_launches(
             (_blocks(sizes.levels, of_group), B, 1),
             (_COMBINE_THREADS, 1, 1),
             0,
-            (levels, channels, terms, coefficients, out),
+            (levels_out, channels, terms, coefficients, *out),
         ),
     ]
+
+
+def _maps(
+    name: str, memory: Memory | Sequence[Memory], dtype: np.dtype, sizes: DyConvSizes, written: bool = False
+) -> tuple[list[ctypes.c_void_p], Levels]:
+    """An address a level, none for the levels that are not there; and how far apart the images are."""
+    if isinstance(memory, list | tuple):
+        if len(memory) != len(sizes.levels):
+            raise ValueError(f"{name} of {len(memory)} levels were given, and {len(sizes.levels)} are taken")
+        counts = [sizes.B * height * width * sizes.C for height, width in sizes.levels]
+        pointers = [
+            checked_pointer(f"{name} {place}", each, dtype, count, _ALIGNED, written)
+            for place, (each, count) in enumerate(zip(memory, counts, strict=True))
+        ]
+        apart = 0
+    else:
+        first = checked_pointer(name, memory, dtype, sizes.B * sizes.positions * sizes.C, _ALIGNED, written)
+        before = accumulate((height * width for height, width in sizes.levels[:-1]), initial=0)
+        bytes_each = sizes.C * dtype.itemsize
+        addresses = [ctypes.c_void_p((first.value or 0) + positions * bytes_each) for positions in before]
+        pointers = [holding(address, *getattr(first, "held", ())) for address in addresses]
+        apart = sizes.positions
+    heights, widths = zip(*sizes.levels, strict=True)
+    absent = [0] * (MAX_LEVELS - len(sizes.levels))
+    sides = [(ctypes.c_int32 * MAX_LEVELS)(*each, *absent) for each in (heights, widths)]
+    levels = Levels(len(sizes.levels), sizes.positions, sizes.rows, sizes.tiles, apart, *sides)
+    return pointers + [ctypes.c_void_p(0) for _ in absent], levels
 
 
 def _convolve_shared_bytes(columns: int) -> int:

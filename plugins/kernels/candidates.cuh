@@ -14,11 +14,11 @@
 
 #include "box_selection.cuh"
 #include "deform_im2col.cuh"
+#include "of_levels.cuh"
 #include "warp.cuh"
 
 namespace glip {
 
-constexpr int kMostLevels = 6;
 constexpr int kCandidateThreads = 256;
 constexpr int kChunk = 4096;    // pairs of a block
 constexpr int kScoresAtOnce = 8;  // that a thread has under way
@@ -38,19 +38,6 @@ struct CandidateLevels {
     float low[kMostLevels];          // the first anchor's sides, pixels
     float high[kMostLevels];
     float scale[kMostLevels];  // of the deltas
-};
-
-template <typename T>
-struct OfLevels {
-    const T* level[kMostLevels];
-
-    // A choice, so that the addresses stay where a kernel's arguments are.
-    __device__ __forceinline__ const T* operator[](int wanted) const {
-        const T* chosen = level[0];
-#pragma unroll
-        for (int l = 1; l < kMostLevels; ++l) chosen = wanted == l ? level[l] : chosen;
-        return chosen;
-    }
 };
 
 // A block's pairs of one level of one picture: grid x over chunks of all levels, y over pictures.
@@ -90,8 +77,8 @@ __device__ __forceinline__ float probability(float logit) { return __fdiv_rn(1.0
 // they order as their bits do; adding 0 makes -0 the same as 0.
 template <typename T, typename Take>
 __device__ __forceinline__ void for_each_score(const CandidateLevels& levels, const Chunk& chunk, float threshold,
-                                               const OfLevels<float>& classes, const OfLevels<T>& centerness,
-                                               const Take& take) {
+                                               const OfLevels<const float>& classes,
+                                               const OfLevels<const T>& centerness, const Take& take) {
     const int thread = static_cast<int>(threadIdx.x);
     const float* const of_level = classes[chunk.level] + chunk.of_picture * chunk.size;
     const T* const centres = centerness[chunk.level] + chunk.of_picture * levels.positions[chunk.level];
@@ -175,7 +162,7 @@ __device__ __forceinline__ Cut cut_after(int passes, int k, const Chunk& chunk, 
 // A level's histogram of the scores' bits below those that earlier passes settled. Shared memory: kBins + kCutWords.
 template <typename T>
 __device__ __forceinline__ void count_scores(const CandidateLevels& levels, float threshold, int k, int pass,
-                                             const OfLevels<float>& classes, const OfLevels<T>& centerness,
+                                             const OfLevels<const float>& classes, const OfLevels<const T>& centerness,
                                              int* histograms, int* cuts) {
     GLIP_DYNAMIC_SHARED(shared);
     int* const bins = reinterpret_cast<int*>(shared);
@@ -199,7 +186,7 @@ __device__ __forceinline__ void count_scores(const CandidateLevels& levels, floa
 // How many scores of each chunk equal the k-th: ties (B, chunks). Shared memory: 1 + kCutWords ints.
 template <typename T>
 __device__ __forceinline__ void count_ties(const CandidateLevels& levels, float threshold, int k,
-                                           const OfLevels<float>& classes, const OfLevels<T>& centerness,
+                                           const OfLevels<const float>& classes, const OfLevels<const T>& centerness,
                                            const int* histograms, int* cuts, int* __restrict__ ties) {
     GLIP_DYNAMIC_SHARED(shared);
     int* const equal = reinterpret_cast<int*>(shared);
@@ -218,7 +205,7 @@ __device__ __forceinline__ void count_ties(const CandidateLevels& levels, float 
 // The keys of the k best, in any order: keys (B, levels, k), found (B, levels). Shared memory: 1 + kChunk / 32 ints.
 template <typename T>
 __device__ __forceinline__ void collect_best(const CandidateLevels& levels, float threshold, int k,
-                                             const OfLevels<float>& classes, const OfLevels<T>& centerness,
+                                             const OfLevels<const float>& classes, const OfLevels<const T>& centerness,
                                              const int* __restrict__ cuts, const int* __restrict__ ties,
                                              SortKey* __restrict__ keys, int* found) {
     GLIP_DYNAMIC_SHARED(shared);
@@ -296,7 +283,7 @@ __device__ __forceinline__ float4 box_at(const CandidateLevels& levels, int leve
 // A thread a key: its rank is the number of smaller ones, which are unique. Grid: x over the k, y over levels, z over
 // pictures. Shared memory: kKeyTile keys.
 template <typename T>
-__device__ __forceinline__ void finish_candidates(const CandidateLevels& levels, int k, const OfLevels<T>& deltas,
+__device__ __forceinline__ void finish_candidates(const CandidateLevels& levels, int k, const OfLevels<const T>& deltas,
                                                   const long long* __restrict__ image_sizes,
                                                   const SortKey* __restrict__ keys, const int* __restrict__ found,
                                                   float4* __restrict__ boxes, float* __restrict__ scores,
@@ -345,41 +332,33 @@ extern "C" __global__ void __launch_bounds__(glip::kCandidateThreads)
     for (int i = first; i < lists; i += step) found[i] = 0;
 }
 
-#define GLIP_OF_LEVELS(T, name) \
-    const T *name##0, const T *name##1, const T *name##2, const T *name##3, const T *name##4, const T *name##5
-#define GLIP_GATHERED(T, name) \
-    glip::OfLevels<T> { \
-        { name##0, name##1, name##2, name##3, name##4, name##5 } \
-    }
 #define GLIP_CANDIDATES(suffix, T)                                                                                  \
     extern "C" __global__ void __launch_bounds__(glip::kCandidateThreads) glip_candidates_histogram_##suffix(       \
-        glip::CandidateLevels levels, float threshold, int k, int pass, GLIP_OF_LEVELS(float, classes),             \
-        GLIP_OF_LEVELS(T, centerness), int* histograms, int* cuts) {                                                \
-        glip::count_scores<T>(levels, threshold, k, pass, GLIP_GATHERED(float, classes),                            \
-                              GLIP_GATHERED(T, centerness), histograms, cuts);                                      \
+        glip::CandidateLevels levels, float threshold, int k, int pass, GLIP_OF_LEVELS(const float, classes),       \
+        GLIP_OF_LEVELS(const T, centerness), int* histograms, int* cuts) {                                          \
+        glip::count_scores<T>(levels, threshold, k, pass, GLIP_GATHERED(const float, classes),                      \
+                              GLIP_GATHERED(const T, centerness), histograms, cuts);                                \
     }                                                                                                               \
     extern "C" __global__ void __launch_bounds__(glip::kCandidateThreads) glip_candidates_ties_##suffix(            \
-        glip::CandidateLevels levels, float threshold, int k, GLIP_OF_LEVELS(float, classes),                       \
-        GLIP_OF_LEVELS(T, centerness), const int* histograms, int* cuts, int* ties) {                               \
-        glip::count_ties<T>(levels, threshold, k, GLIP_GATHERED(float, classes), GLIP_GATHERED(T, centerness),      \
-                            histograms, cuts, ties);                                                                \
+        glip::CandidateLevels levels, float threshold, int k, GLIP_OF_LEVELS(const float, classes),                 \
+        GLIP_OF_LEVELS(const T, centerness), const int* histograms, int* cuts, int* ties) {                         \
+        glip::count_ties<T>(levels, threshold, k, GLIP_GATHERED(const float, classes),                              \
+                            GLIP_GATHERED(const T, centerness), histograms, cuts, ties);                            \
     }                                                                                                               \
     extern "C" __global__ void __launch_bounds__(glip::kCandidateThreads) glip_candidates_collect_##suffix(         \
-        glip::CandidateLevels levels, float threshold, int k, GLIP_OF_LEVELS(float, classes),                       \
-        GLIP_OF_LEVELS(T, centerness), const int* cuts, const int* ties, glip::SortKey* keys, int* found) {         \
-        glip::collect_best<T>(levels, threshold, k, GLIP_GATHERED(float, classes), GLIP_GATHERED(T, centerness),    \
-                              cuts, ties, keys, found);                                                             \
+        glip::CandidateLevels levels, float threshold, int k, GLIP_OF_LEVELS(const float, classes),                 \
+        GLIP_OF_LEVELS(const T, centerness), const int* cuts, const int* ties, glip::SortKey* keys, int* found) {   \
+        glip::collect_best<T>(levels, threshold, k, GLIP_GATHERED(const float, classes),                            \
+                              GLIP_GATHERED(const T, centerness), cuts, ties, keys, found);                         \
     }                                                                                                               \
     extern "C" __global__ void __launch_bounds__(glip::kFinishedThreads) glip_candidates_finish_##suffix(           \
-        glip::CandidateLevels levels, int k, GLIP_OF_LEVELS(T, deltas), const long long* image_sizes,               \
+        glip::CandidateLevels levels, int k, GLIP_OF_LEVELS(const T, deltas), const long long* image_sizes,         \
         const glip::SortKey* keys, const int* found, float4* boxes, float* scores, int* labels) {                   \
-        glip::finish_candidates<T>(levels, k, GLIP_GATHERED(T, deltas), image_sizes, keys, found, boxes, scores,    \
-                                   labels);                                                                         \
+        glip::finish_candidates<T>(levels, k, GLIP_GATHERED(const T, deltas), image_sizes, keys, found, boxes,      \
+                                   scores, labels);                                                                 \
     }
 
 GLIP_CANDIDATES(f32, float)
 GLIP_CANDIDATES(f16, __half)
 
 #undef GLIP_CANDIDATES
-#undef GLIP_GATHERED
-#undef GLIP_OF_LEVELS

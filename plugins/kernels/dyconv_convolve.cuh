@@ -1,8 +1,9 @@
 // The convolutions of a DyConv block as implicit matrix products: what they read is gathered tap by tap into shared
 // memory and multiplied there, so no column matrix is written. All levels are one launch.
 //
-//   offsets:   x (B, N, C), weight (27, 9 * C), bias (27) -> predicted f32 (B, N, 27), each level in planes (27, H, W):
-//              dy, dx interleaved by tap, then the masks after their sigmoid
+//   offsets:   x of each level (B, H, W, C), weight (27, 9 * C), bias (27)
+//              -> predicted f32 (B, N, 27), each level in planes (27, H, W): dy, dx interleaved by tap, then the masks
+//              after their sigmoid
 //   convolve:  x, predicted, weights (C, 9 * C) of DyConv 0, 1, 2
 //              -> terms (B, R, C), the results of all terms behind one another, before bias and GroupNorm;
 //                 statistics f32 (B, tiles, 3, C)
@@ -278,7 +279,7 @@ constexpr int kOffsetColumns = 32;
 constexpr int kTermColumns = 256;
 
 template <typename T>
-__device__ __forceinline__ void predict_offsets(const Levels& levels, int channels, const T* __restrict__ x,
+__device__ __forceinline__ void predict_offsets(const Levels& levels, int channels, const OfLevels<const T>& x,
                                                 const T* __restrict__ weight, const T* __restrict__ bias,
                                                 float* __restrict__ predicted) {
     GLIP_DYNAMIC_SHARED(shared);
@@ -288,7 +289,8 @@ __device__ __forceinline__ void predict_offsets(const Levels& levels, int channe
     }
     const int positions = size_of(levels, level), width = levels.width[level];
     const long long before = static_cast<long long>(blockIdx.y) * levels.positions + first_of(levels, level);
-    const Map<T> map{x + before * channels, channels, levels.height[level], width, width, positions, 1};
+    const Map<T> map{
+        map_of(levels, x, level, channels), channels, levels.height[level], width, width, positions, 1};
     Plain<T> source(map, tile * kTileRows + static_cast<int>(threadIdx.x) / kVectors);
     Product<kOffsetColumns> product;
     convolve_tile<T>(source, channels, weight, kPredicted, shared, product);
@@ -307,7 +309,7 @@ __device__ __forceinline__ void predict_offsets(const Levels& levels, int channe
 }
 
 template <typename T>
-__device__ __forceinline__ void convolve_terms(const Levels& levels, int channels, const T* __restrict__ x,
+__device__ __forceinline__ void convolve_terms(const Levels& levels, int channels, const OfLevels<const T>& x,
                                                const float* __restrict__ predicted, const T* const (&weights)[3],
                                                T* __restrict__ terms, float* __restrict__ statistics) {
     GLIP_DYNAMIC_SHARED(shared);
@@ -316,7 +318,7 @@ __device__ __forceinline__ void convolve_terms(const Levels& levels, int channel
     const int tile = block - term.first_tile, positions = size_of(levels, term.out);
     const int columns = channels - first_column < kTermColumns ? channels - first_column : kTermColumns;
     const long long image = static_cast<long long>(blockIdx.y) * levels.positions;
-    const Map<T> map{x + (image + first_of(levels, term.from)) * channels, channels, levels.height[term.from],
+    const Map<T> map{map_of(levels, x, term.from, channels), channels, levels.height[term.from],
                      levels.width[term.from], levels.width[term.out], positions, term.stride};
     const float* const offset = predicted + (image + first_of(levels, term.level)) * kPredicted;
     const float* const mask = offset + static_cast<long long>(2 * kTaps) * size_of(levels, term.level);
@@ -385,14 +387,15 @@ __device__ __forceinline__ void convolve_terms(const Levels& levels, int channel
 
 #define GLIP_DYCONV_CONVOLVE(suffix, T)                                                                              \
     extern "C" __global__ void __launch_bounds__(glip::kConvolveThreads)                                             \
-        glip_dyconv_offsets_##suffix(glip::Levels levels, int channels, const T* x, const T* weight, const T* bias,  \
-                                     float* predicted) {                                                             \
-        glip::predict_offsets<T>(levels, channels, x, weight, bias, predicted);                                      \
+        glip_dyconv_offsets_##suffix(glip::Levels levels, int channels, GLIP_OF_LEVELS(const T, x), const T* weight, \
+                                     const T* bias, float* predicted) {                                              \
+        glip::predict_offsets<T>(levels, channels, GLIP_GATHERED(const T, x), weight, bias, predicted);              \
     }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(glip::kConvolveThreads) glip_dyconv_convolve_##suffix(               \
-        glip::Levels levels, int channels, const T* x, const float* predicted, const T* weight0, const T* weight1,    \
-        const T* weight2, T* terms, float* statistics) {                                                              \
-        glip::convolve_terms<T>(levels, channels, x, predicted, {weight0, weight1, weight2}, terms, statistics);      \
+    extern "C" __global__ void __launch_bounds__(glip::kConvolveThreads) glip_dyconv_convolve_##suffix(              \
+        glip::Levels levels, int channels, GLIP_OF_LEVELS(const T, x), const float* predicted, const T* weight0,     \
+        const T* weight1, const T* weight2, T* terms, float* statistics) {                                           \
+        glip::convolve_terms<T>(levels, channels, GLIP_GATHERED(const T, x), predicted, {weight0, weight1, weight2}, \
+                                terms, statistics);                                                                  \
     }
 
 GLIP_DYCONV_CONVOLVE(f32, float)

@@ -3,7 +3,7 @@
 // those; so the results are read once more and not a dozen times.
 //
 //   coefficients:  statistics f32 (B, tiles, 3, C) -> coefficients f32 (B, levels, 8, C)
-//   combine:       terms (B, R, C), coefficients -> out (B, N, C)
+//   combine:       terms (B, R, C), coefficients -> out of each level (B, H, W, C)
 //
 // Of DyConv 0, 1, 2 the bias (C), which halves would lose part of were it added to the results, and GroupNorm's weight
 // (C) and bias (C); the attention (C) and its bias (1); DyReLU's layers (C / 4, C), (C / 4), (4 * C, C / 4), (4 * C).
@@ -172,7 +172,7 @@ __device__ __forceinline__ void find_coefficients(const Levels& levels, int chan
 // Grid: x over groups of positions of all levels, none of two levels; y over images.
 template <typename T>
 __device__ __forceinline__ void combine_terms(const Levels& levels, int channels, const T* __restrict__ terms,
-                                              const float* __restrict__ coefficients, T* __restrict__ out) {
+                                              const float* __restrict__ coefficients, const OfLevels<T>& out) {
     using Values = Pack<T, kCombineEach>;
     const int across = channels / kCombineEach, down = kCombineThreads / across;
     const int thread = static_cast<int>(threadIdx.x), row = thread / across, channel = thread % across * kCombineEach;
@@ -204,8 +204,7 @@ __device__ __forceinline__ void combine_terms(const Levels& levels, int channels
     }
 
     const int width = levels.width[level], positions = size_of(levels, level);
-    const long long before = static_cast<long long>(blockIdx.y) * levels.positions + first_of(levels, level);
-    T* const target = out + before * channels + channel;
+    T* const target = map_of(levels, out, level, channels) + channel;
 #pragma unroll 2
     for (int i = 0; i < kCombineRows; ++i) {
         const int position = group * of_group + i * down + row;
@@ -258,8 +257,8 @@ __device__ __forceinline__ void combine_terms(const Levels& levels, int channels
         glip::find_coefficients<T>(levels, channels, groups, epsilon, statistics, parameters, coefficients);     \
     }                                                                                                            \
     extern "C" __global__ void __launch_bounds__(glip::kCombineThreads) glip_dyconv_combine_##suffix(            \
-        glip::Levels levels, int channels, const T* terms, const float* coefficients, T* out) {                  \
-        glip::combine_terms<T>(levels, channels, terms, coefficients, out);                                      \
+        glip::Levels levels, int channels, const T* terms, const float* coefficients, GLIP_OF_LEVELS(T, out)) {  \
+        glip::combine_terms<T>(levels, channels, terms, coefficients, GLIP_GATHERED(T, out));                    \
     }
 
 GLIP_DYCONV_FINISH(f32, float)

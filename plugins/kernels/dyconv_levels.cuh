@@ -1,13 +1,15 @@
 // The levels of a DyConv block, and its deformable convolutions, numbered as they are stored.
 //
-// All levels' positions stand behind one another: maps are (B, N, C), channels last. A level has up to three terms: its
-// own map's, the larger neighbour's with stride 2, and the smaller neighbour's at that one's size, to be enlarged.
+// Maps are (B, H, W, C), channels last, each where it is. What is made of them stands behind one another, a level's
+// positions behind the larger ones': N in all. A level has up to three terms: its own map's, the larger neighbour's
+// with stride 2, and the smaller neighbour's at that one's size, to be enlarged.
 
 #pragma once
 
+#include "of_levels.cuh"
+
 namespace glip {
 
-constexpr int kMaxLevels = 6;
 constexpr int kTerms = 3;
 constexpr int kOwn = 0, kLarger = 1, kSmaller = 2;
 constexpr int kTileRows = 128;     // positions that a block convolves
@@ -16,11 +18,12 @@ constexpr int kPredicted = 27;     // of a position: nine dy, dx, then nine mask
 constexpr int kCoefficients = 8;   // of a level and channel: three terms' scales, their shift, DyReLU's two lines
 
 // The argument of every kernel of a block. Widths and heights fall from level to level, halved and rounded up. Of an
-// image: positions of all levels, rows of all terms' results, tiles that they are made in.
+// image: positions of all levels, rows of all terms' results, tiles that they are made in. apart: positions from an
+// image of a map to the next; 0 where a map's images follow on one another.
 struct Levels {
-    int count, positions, rows, tiles;
-    int height[kMaxLevels];
-    int width[kMaxLevels];
+    int count, positions, rows, tiles, apart;
+    int height[kMostLevels];
+    int width[kMostLevels];
 };
 
 // One deformable convolution: DyConv[index] of level `from`, at the size of level `out`.
@@ -35,6 +38,13 @@ __device__ __forceinline__ int size_of(const Levels& levels, int level) {
 }
 
 __device__ __forceinline__ int tiles_of(int positions) { return (positions + kTileRows - 1) / kTileRows; }
+
+// The map of this block's image, y of the grid.
+template <typename T>
+__device__ __forceinline__ T* map_of(const Levels& levels, const OfLevels<T>& maps, int level, int channels) {
+    const int apart = levels.apart > 0 ? levels.apart : size_of(levels, level);
+    return maps[level] + static_cast<long long>(blockIdx.y) * apart * channels;
+}
 
 // The first position of a level among all.
 __device__ __forceinline__ int first_of(const Levels& levels, int level) {

@@ -121,11 +121,38 @@ class HostKernels:
         """x (B, N, C) -> (B, N, C); see `dyconv_launches`."""
         sizes = DyConvSizes(len(x), x.shape[2], groups, tuple(levels))
         out = _placed(np.full(x.shape, np.nan, x.dtype))
-        workspace = _placed(np.full(dyconv_workspace_bytes(x.dtype, sizes), 0xFF, np.uint8))
-        placed = [_placed(np.ascontiguousarray(array)) for array in parameters]
-        for launch in dyconv_launches(x.dtype, sizes, epsilon, _placed(x), placed, out, workspace):
-            assert self.launch(launch, order) == 0
+        self._dyconv(sizes, epsilon, _placed(x), parameters, out, order)
         return out
+
+    def dyconv_maps(
+        self,
+        maps: Sequence[np.ndarray],
+        groups: int,
+        epsilon: Sequence[float],
+        parameters: Sequence[np.ndarray],
+        order: int = 0,
+    ) -> list[np.ndarray]:
+        """The same of each level (B, H, W, C), in memory of its own, the last one's before the first's."""
+        sizes = DyConvSizes(len(maps[0]), maps[0].shape[3], groups, tuple(array.shape[1:3] for array in maps))
+        placed = [_placed(array) for array in maps[::-1]][::-1]
+        out = [_placed(np.full(array.shape, np.nan, array.dtype)) for array in maps[::-1]][::-1]
+        self._dyconv(sizes, epsilon, placed, parameters, out, order)
+        return out
+
+    def _dyconv(
+        self,
+        sizes: DyConvSizes,
+        epsilon: Sequence[float],
+        x: Any,
+        parameters: Sequence[np.ndarray],
+        out: Any,
+        order: int,
+    ) -> None:
+        dtype = parameters[0].dtype
+        workspace = _placed(np.full(dyconv_workspace_bytes(dtype, sizes), 0xFF, np.uint8))
+        placed = [_placed(np.ascontiguousarray(array)) for array in parameters]
+        for launch in dyconv_launches(dtype, sizes, epsilon, x, placed, out, workspace):
+            assert self.launch(launch, order) == 0
 
     def add_norm(
         self,

@@ -44,6 +44,16 @@ def test_a_block_is_the_models(
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("levels", [LEVELS, ((64, 64), (32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), ((3, 5),)])
+def test_maps_in_memory_of_their_own_give_the_same_bits(host: HostKernels, dtype: str, levels: Any) -> None:
+    block, features = drawn_block(32, 8), drawn_features(32, levels, 2)
+    maps = [feature.permute(0, 2, 3, 1).numpy().astype(dtype) for feature in features]
+    apart = host.dyconv_maps(maps, 8, epsilon_of(block), parameters_of(block, dtype))
+    flat = [array.reshape(2, -1, 32).astype(np.float32) for array in apart]
+    assert np.array_equal(np.concatenate(flat, 1), run(host, block, features, dtype))
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
 def test_every_order_of_the_threads_gives_the_same_bits(host: HostKernels, dtype: str) -> None:
     block, features = drawn_block(32, 8), drawn_features(32, LEVELS[1:4], 1)
     results = {run(host, block, features, dtype, order).tobytes() for order in (0, 1, 2, 3)}
@@ -102,6 +112,12 @@ def test_memory_of_another_type_or_size_and_no_image() -> None:
         dyconv_launches("float32", sizes, norms, x, parameters[1:], x, workspace)
     with pytest.raises(ValueError, match="not aligned to 16 bytes"):
         dyconv_launches("float32", sizes, norms, 260, parameters, 256, 256)
+    with pytest.raises(ValueError, match="x 0 has shape"):
+        dyconv_launches("float32", sizes, norms, [x[:, :9]], parameters, x, workspace)
+    with pytest.raises(ValueError, match="out of 2 levels were given, and 1 are taken"):
+        dyconv_launches("float32", sizes, norms, x, parameters, [256, 256], workspace)
+    with pytest.raises(ValueError, match="not aligned to 16 bytes"):
+        dyconv_launches("float32", sizes, norms, x, parameters, [264], workspace)
     with pytest.raises(ValueError, match="workspace has shape"):
         dyconv_launches("float32", sizes, norms, x, parameters, x, workspace[:-16])
     assert dyconv_launches("float32", DyConvSizes(0, 32, 8, ((4, 4),)), norms, 0, [], 0, 0) == []

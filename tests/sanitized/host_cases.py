@@ -70,13 +70,13 @@ def write_dyconv(
     host: HostKernels, rng: np.random.Generator, dtype: np.typing.DTypeLike, levels: tuple[tuple[int, int], ...]
 ) -> None:
     """Offsets of all kinds, some far outside."""
-    channels, positions = 32, sum(height * width for height, width in levels)
+    channels = 32
     convolution = [(channels, 9 * channels), *[(channels,)] * 3]
     lines = [(channels // 4, channels), (channels // 4,), (4 * channels, channels // 4), (4 * channels,)]
     shapes = [(27, 9 * channels), (27,), *convolution * 3, (channels,), (1,), *lines]
     parameters = [rng.normal(0, 0.3, shape).astype(dtype) for shape in shapes]
-    x = rng.normal(0, 1, (2, positions, channels)).astype(dtype)
-    host.dyconv(x, levels, 8, (1e-5,) * 3, parameters, order=2)
+    maps = [rng.normal(0, 1, (2, *size, channels)).astype(dtype) for size in levels]
+    host.dyconv_maps(maps, 8, (1e-5,) * 3, parameters, order=2)
 
 
 def write_text_layer(host: HostKernels, rng: np.random.Generator, dtype: np.typing.DTypeLike) -> None:
