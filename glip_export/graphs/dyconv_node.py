@@ -12,6 +12,8 @@ from glip_export.graphs.walking import F32
 DYCONV = "GlipDyConv"  # as in trt/nodes.py, which is above this module
 CHANNEL_UNIT = 32  # the kernels go through so many channels at once
 
+NO_KERNEL = f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8)"
+
 
 def fuse_dyconv(model: onnx_ir.Model) -> int:
     """Puts one node GlipDyConv in the place of each DyConv block of a float32 graph, in place; gives how many.

@@ -14,7 +14,8 @@ UNCOUNTED = {
     "Attention", "ConvInteger", "ConvTranspose", "Einsum", "GRU", "LSTM", "MatMulInteger", "MultiHeadAttention",
     "QLinearConv", "QLinearMatMul", "RNN",
 }  # fmt: skip
-COUNTED = {"Conv", "DeformConv", "Gemm", "MatMul"}
+DYCONV = "GlipDyConv"  # dyconv_node.py's
+COUNTED = {"Conv", "DeformConv", DYCONV, "Gemm", "MatMul"}
 
 
 def node_macs(op: str, inputs: Shapes, outputs: Shapes) -> int:
@@ -30,4 +31,16 @@ def node_macs(op: str, inputs: Shapes, outputs: Shapes) -> int:
         return prod(outputs[0]) * inputs[0][-1]
     if op == "Gemm":  # A (M, K) or, transposed, (K, M); Y (M, N)
         return prod(inputs[0]) * outputs[0][-1]
+    if op == DYCONV:
+        return _dyconv_macs(inputs)
     return 0
+
+
+def _dyconv_macs(inputs: Shapes) -> int:
+    """Of the maps (B, C, H, W), each is convolved as it is, all but the largest from a neighbour and for one."""
+    maps = [shape for shape in inputs if len(shape) == 4]
+    offset, _, weight, *_, attention, _, first, _, last, _ = inputs[len(maps) :]
+    results = maps + 2 * maps[1:]
+    positions, convolved = (sum(batch * height * width for batch, _, height, width in each) for each in (maps, results))
+    per_image = len(results) * prod(attention) + len(maps) * (prod(first) + prod(last))
+    return positions * prod(offset) + convolved * prod(weight) + maps[0][0] * per_image

@@ -14,7 +14,7 @@ from onnxscript import optimizer
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import pyramid_axes
-from glip_export.graphs.multiply_adds import COUNTED, UNCOUNTED, node_macs
+from glip_export.graphs.multiply_adds import COUNTED, DYCONV, UNCOUNTED, node_macs
 
 # One picture and COCO's 80 names: what the project is measured with.
 DEFAULT_AXES = {**pyramid_axes(800, 1216), "B": 1, "T": 194, "K": 80}
@@ -29,7 +29,7 @@ class TypeShares:
     """Amounts by the type's NumPy name, `float32`, `float16` or `bfloat16`; what is nothing is left out."""
 
     weight_bytes: dict[str, int]  # of the initializers that hold floats
-    multiply_adds: dict[str, int]  # of Conv, DeformConv, MatMul and Gemm, by the type of their first operand
+    multiply_adds: dict[str, int]  # of the operators COUNTED, by the type of their first operand
 
 
 def type_shares(model: onnx_ir.Model, axes: Mapping[str, int] | None = None) -> TypeShares:
@@ -69,6 +69,10 @@ def _with_sizes(model: onnx_ir.Model, axes: Mapping[str, int]) -> onnx_ir.Model:
             value.shape = None  # the symbolic ones would be kept
         if node.op_type == _IM2COL:
             _stand_in(sized.graph, node)
+        if node.op_type == DYCONV:  # which stays, to be counted: its maps are of the shapes that it is given
+            for value, same in zip(node.outputs, node.inputs, strict=False):
+                assert same is not None
+                value.replace_all_uses_with(same)
     with _quiet():
         optimizer.fold_constants(
             sized, onnx_shape_inference=True, input_size_limit=_FOLDED_ELEMENTS, output_size_limit=_FOLDED_ELEMENTS
@@ -108,7 +112,8 @@ def _stand_in(graph: onnx_ir.Graph, plugin: onnx_ir.Node) -> None:
 def _macs(node: onnx_ir.Node) -> int:
     if node.op_type not in COUNTED | UNCOUNTED:
         return 0
-    return node_macs(node.op_type, [_sizes(value) for value in node.inputs], [_sizes(value) for value in node.outputs])
+    outputs = () if node.op_type == DYCONV else node.outputs  # which got no shape
+    return node_macs(node.op_type, [_sizes(value) for value in node.inputs], [_sizes(value) for value in outputs])
 
 
 def _is_of_integers(node: onnx_ir.Node) -> bool:

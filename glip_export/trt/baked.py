@@ -16,7 +16,7 @@ from glip_export.trt.build import check_buildable
 from glip_export.trt.builder import Job
 from glip_export.trt.builder_process import run_builder
 from glip_export.trt.flavor import choose_flavor, load_flavor
-from glip_export.trt.lowering import DEFORM_CONV_FORMS, NMS_FORMS
+from glip_export.trt.lowering import DEFORM_CONV_FORMS, FUSED, NMS_FORMS
 from glip_export.trt.recipe import Recipe, read_named, recipe_for
 
 
@@ -46,12 +46,15 @@ def build_baked(
 
     deform_conv, nms, recipe: as for `build_engines`; of the recipe the ranges of B, H and W count. With nms "host" the
     engine gives candidates, for `runtime.host_nms.finish`. Nothing is left behind if it fails. Raises BundleError for
-    another precision, or a model that takes pictures as they are, BackendError where TensorRT is missing or fails.
+    another precision, or a model that takes pictures as they are, BackendError where TensorRT is missing or fails,
+    GlipExportError for a wrong word, and for deform_conv "fused", which is for float32 graphs.
     """
     opened = file if isinstance(file, BakedFile) else BakedFile.open(file)
     for word, value, words in (("deform_conv", deform_conv, DEFORM_CONV_FORMS), ("nms", nms, NMS_FORMS)):
         if value not in words:
             raise GlipExportError(f"there is no form of {word} {value!r}: choose {' or '.join(words)}")
+    if deform_conv == FUSED:
+        raise GlipExportError(f"deform_conv {FUSED} is for a bundle's engines: for a baked model choose plugin")
     if precision not in (None, opened.precision):
         raise BundleError(
             f"{opened.path} was baked in {opened.precision}; for {precision} bake it again, --{precision}"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import onnx_ir
+
 from glip_export.bundle import Bundle
 from glip_export.bundle.files import CACHE, atomic_directory, sha256_file
 from glip_export.config import config_to_dict
@@ -24,7 +26,7 @@ from glip_export.trt.builder_process import run_builder
 from glip_export.trt.engine_set import ENGINES_JSON, INT8, PRECISIONS, Engine, EngineSet, folder_name, read_engine_set
 from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, Flavor, choose_flavor, find_gpu, load_flavor
 from glip_export.trt.gpus import check_targets, rtx_doubt, rtx_serves
-from glip_export.trt.lowering import DEFORM_CONV_FORMS, NMS_FORMS
+from glip_export.trt.lowering import DEFORM_CONV_FORMS, FUSED, NMS_FORMS, fuse_for_plugins
 from glip_export.trt.recipe import Recipe, read_named, recipe_for
 
 log = logging.getLogger(__name__)
@@ -50,13 +52,15 @@ def build_engines(
 ) -> EngineSet:
     """Builds the bundle's engines for a flavor (auto, tensorrt, tensorrt_rtx) and precision (fp16, bf16, fp32, int8).
 
-    deform_conv: a plugin, or gridsample, TensorRT's own operators. nms: a plugin, native, TensorRT's own operators, or
-    host, where the engine ends at the candidates and the runtime finishes, as always where the bundle sees pictures at
-    several scales. recipe: a YAML file, a shipped recipe's name, or the one that fits.
+    deform_conv: a plugin, gridsample, TensorRT's own operators, or fused, a plugin for whole DyConv blocks (fp16 and
+    fp32). nms: a plugin, native, TensorRT's own operators, or host, where the engine ends at the candidates and the
+    runtime finishes, as always where the bundle sees pictures at several scales. recipe: a YAML file, a shipped
+    recipe's name, or the one that fits.
     An engine that is there already, of the same graph, recipe, options and versions, stays; `EngineSet.built` names
     those that did not. progress is called with what begins. Nothing changes if a build fails or is stopped. Raises
     BundleError for the bundle, BackendError where TensorRT is missing, fails or does not serve this GPU,
-    GlipExportError for a wrong word. A doubt (`BuildPlan.doubt`) is logged as a warning.
+    GlipExportError for a wrong word, and a model or precision that fused does not take. A doubt (`BuildPlan.doubt`) is
+    logged as a warning.
     """
     plan = plan_build(bundle, flavor, precision, deform_conv=deform_conv, nms=nms, recipe=recipe)
     if plan.doubt:
@@ -88,6 +92,8 @@ def plan_build(
     _check_precision(opened, precision)
     made_by = recipe_for(opened.config, opened.image_size, named)
     check_buildable(made_by, chosen)
+    if deform_conv == FUSED:  # for what it raises
+        fuse_for_plugins(onnx_ir.load(opened.graph_path(FUSION_HEAD.name)), precision)
     if opened.config.detection.several_scales:
         nms = "host"  # to rank all candidates takes a longer TopK than TensorRT has
     jobs = {graph: _job(opened, graph, chosen, precision, deform_conv, nms, made_by) for graph in GRAPHS}

@@ -61,10 +61,10 @@ def _write_lowered(job: Job, path: Path, say: Say) -> dict[str, Any]:
     import onnx_ir
 
     from glip_export.config import config_from_dict
-    from glip_export.graphs.contracts import BAKED, graphs_of
+    from glip_export.graphs.contracts import BAKED, FUSION_HEAD, graphs_of
     from glip_export.graphs.precision import typed
     from glip_export.graphs.type_shares import counted_axes, type_shares
-    from glip_export.trt.lowering import lower
+    from glip_export.trt.lowering import FUSED, fuse_for_plugins, lower
 
     config = config_from_dict(job.config)
     model = onnx_ir.load(job.onnx)
@@ -72,6 +72,8 @@ def _write_lowered(job: Job, path: Path, say: Say) -> dict[str, Any]:
         spec = BAKED
     else:
         spec = graphs_of(config)[job.graph]
+        if job.deform_conv == FUSED and spec.name == FUSION_HEAD.name:
+            fuse_for_plugins(model, job.precision)
         say(f"converting to {job.precision}")
         model = typed(model, spec, job.precision)
     shares = type_shares(model, counted_axes(config))

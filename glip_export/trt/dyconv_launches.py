@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,8 @@ _OFFSET_COLUMNS, _TERM_COLUMNS = 32, 256  # channels of the result that a block 
 _CONVOLVE_THREADS, _FINISH_THREADS, _COMBINE_THREADS = 512, 1024, 256
 _COMBINE_EACH, _COMBINE_ROWS = 4, 8
 _ALIGNED = 16  # bytes that the kernels read at once
+
+Maps = Memory | list[Any]  # all levels behind one another, or the memory of each
 
 
 class Levels(ctypes.Structure):
@@ -128,9 +131,9 @@ def dyconv_launches(
     dtype: npt.DTypeLike,
     sizes: DyConvSizes,
     epsilon: Sequence[float],
-    x_ptrs: Memory | Sequence[Memory],
+    x_ptrs: Maps,
     parameter_ptrs: Sequence[Memory],
-    out_ptrs: Memory | Sequence[Memory],
+    out_ptrs: Maps,
     workspace_ptr: Memory,
 ) -> list[Launch]:
     """x -> out, every level from itself and its neighbours.
@@ -213,10 +216,10 @@ def dyconv_launches(
 
 
 def _maps(
-    name: str, memory: Memory | Sequence[Memory], dtype: np.dtype, sizes: DyConvSizes, written: bool = False
+    name: str, memory: Maps, dtype: np.dtype, sizes: DyConvSizes, written: bool = False
 ) -> tuple[list[ctypes.c_void_p], Levels]:
     """An address a level, none for the levels that are not there; and how far apart the images are."""
-    if isinstance(memory, list | tuple):
+    if isinstance(memory, list):
         if len(memory) != len(sizes.levels):
             raise ValueError(f"{name} of {len(memory)} levels were given, and {len(sizes.levels)} are taken")
         counts = [sizes.B * height * width * sizes.C for height, width in sizes.levels]

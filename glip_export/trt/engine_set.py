@@ -52,7 +52,7 @@ class EngineSet:
     flavor: str  # tensorrt or tensorrt_rtx
     version: str  # of the flavor that built them
     precision: str
-    deform_conv: str  # plugin or gridsample
+    deform_conv: str  # plugin, gridsample or fused
     nms: str  # plugin, native or host
     recipe: dict[str, Any]
     key: str

@@ -1,4 +1,4 @@
-"""A bundle's graphs in TensorRT's dialect: two plugin nodes, no shape that depends on values."""
+"""A bundle's graphs in TensorRT's dialect: our plugins' nodes, no shape that depends on values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from onnx_ir.passes import common
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import BAKED, FUSION_HEAD, GraphSpec
+from glip_export.graphs.dyconv_node import NO_KERNEL, fuse_dyconv
 from glip_export.trt.function_calls import add_functions
 from glip_export.trt.functions import GlipDeformIm2Col, GlipNms, keep_by_class
 from glip_export.trt.lower_deform_conv import lower_deform_conv
 from glip_export.trt.lower_selection import end_at_candidates, lower_class_maximum, lower_nms
-from glip_export.trt.nodes import DEFORM_CONV_FORMS, NMS_FORMS
+from glip_export.trt.nodes import DEFORM_CONV_FORMS, FUSED, FUSED_PRECISIONS, NMS_FORMS
 
 
 def lower(
@@ -20,7 +21,8 @@ def lower(
 ) -> onnx_ir.Model:
     """One graph of a bundle, at any precision, as a new model that TensorRT can parse; it shares the weights.
 
-    deform_conv: "plugin" leaves a GlipDeformIm2Col before each product, "gridsample" native operators alone.
+    deform_conv: "plugin" leaves a GlipDeformIm2Col before each product, "gridsample" native operators alone, "fused"
+    the GlipDyConv that `fuse_for_plugins` put there, and of other convolutions what "plugin" does.
     nms: "plugin" leaves a GlipNms and the contract's outputs, "native" native operators alone and the same outputs;
     with "host" the fusion head's outputs are candidate_boxes f32 (B, M, 4), candidate_scores f32 (B, M) and
     candidate_labels int32 (B, M), for `runtime.host_nms.finish`. A head of several scales has no NMS: its end stays as
@@ -39,6 +41,19 @@ def lower(
         lower_nms(lowered, config.detection, native=nms == "native")
     lower_deform_conv(lowered, native=deform_conv == "gridsample")
     return lowered
+
+
+def fuse_for_plugins(head: onnx_ir.Model, precision: str) -> None:
+    """What deform_conv "fused" does to the float32 fusion head before `convert` gives it this precision, in place.
+
+    Raises GlipExportError for a precision that the kernels lack, and a head none of whose blocks they take.
+    """
+    if precision not in FUSED_PRECISIONS:
+        raise GlipExportError(
+            f"deform_conv {FUSED} is for {' and '.join(FUSED_PRECISIONS)}, not {precision}: choose plugin"
+        )
+    if not fuse_dyconv(head):
+        raise GlipExportError(f"{NO_KERNEL}: choose deform_conv plugin")
 
 
 def with_reference_functions(model: onnx_ir.Model) -> onnx_ir.Model:

@@ -12,7 +12,7 @@ from glip_export.bundle import Bundle
 from glip_export.errors import BackendError
 from glip_export.graphs.bi_attention_node import fuse_bi_attentions
 from glip_export.graphs.contracts import FUSION_HEAD, GraphSpec, graphs_of
-from glip_export.graphs.dyconv_node import CHANNEL_UNIT, fuse_dyconv
+from glip_export.graphs.dyconv_node import NO_KERNEL, fuse_dyconv
 from glip_export.graphs.precision import PRECISIONS, convert
 from glip_export.graphs.swin_node import fuse_swin
 from glip_export.graphs.text_layer_node import fuse_text_layers
@@ -101,10 +101,7 @@ def lowered(bundle: Bundle, spec: GraphSpec, precision: str, fused: Collection[s
         if name in fused:
             found = fuse(model)
             if name == "dyconv" and spec.name == FUSION_HEAD.name and not found:
-                raise BackendError(
-                    f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8): "
-                    "use torch:cuda"
-                )
+                raise BackendError(f"{NO_KERNEL}: use torch:cuda")
     made = lower(convert(model, spec, precision), spec, bundle.config)
     if CANDIDATES in fused and fuse_candidates(made, bundle.config.detection):
         join_levels(made)
