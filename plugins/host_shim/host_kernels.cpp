@@ -17,6 +17,7 @@
 #include "../kernels/resize_picture.cuh"
 #include "../kernels/text_layer.cuh"
 #include "../kernels/window_attention.cuh"
+#include "../launchers/dyconv_plan.h"
 #include "../launchers/launch_plan.h"
 
 namespace {
@@ -162,6 +163,27 @@ int glip_host_plan_nms(int batch, int candidates, int detections, float threshol
         plan[3 + i] = made.select_grid[i];
     }
     plan[6] = static_cast<long long>(glip::nms_workspace_bytes(batch, candidates));
+    return 1;
+}
+
+// The launchers' plan: positions, rows, tiles; of each kernel grid (3), threads, shared bytes; where the workspace's
+// parts begin (4), its bytes; the parameters' values (20). 0 if the sizes do not fit.
+int glip_host_plan_dyconv(int batch, int channels, int groups, int levels, const std::int32_t* sides, int value_bytes,
+                          long long* plan) {
+    const glip::DyConvSizes sizes{batch, channels, groups, levels, sides};
+    if (!glip::dyconv_fits(sizes)) return 0;
+    const auto made = glip::plan_dyconv(sizes, static_cast<std::size_t>(value_bytes));
+    for (const long long count : {made.positions, made.rows, made.tiles}) *plan++ = count;
+    for (int kernel = 0; kernel < glip::kDyConvKernels; ++kernel) {
+        for (const unsigned blocks : made.grid[kernel]) *plan++ = blocks;
+        *plan++ = made.threads[kernel];
+        *plan++ = static_cast<long long>(made.shared_bytes[kernel]);
+    }
+    for (const std::size_t begin : made.part) *plan++ = static_cast<long long>(begin);
+    *plan++ = static_cast<long long>(made.workspace_bytes);
+    for (int place = 0; place < glip::kDyConvParameters; ++place) {
+        *plan++ = glip::dyconv_parameter_count(place, channels);
+    }
     return 1;
 }
 }

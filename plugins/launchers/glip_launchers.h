@@ -38,6 +38,23 @@ GLIP_API int glip_launch_nms(const void* boxes, const void* scores, const void* 
 
 GLIP_API size_t glip_launch_nms_workspace_bytes(int32_t batch, int32_t candidates);
 
+/* A DyConv block. maps, outs: the addresses, on the host, of each level's map (B, H, W, C), the largest first;
+   parameters: those of the 20 that glip_export/graphs/dyconv_node.py names, in its order; sides: H, W of each level;
+   epsilon: of the three norms. No two of maps and outs share memory; all addresses are aligned to 16 bytes but those of
+   parameters of fewer than 16 values. workspace: glip_launch_dyconv_workspace_bytes, of values of so many bytes. */
+GLIP_API int glip_launch_dyconv_f32(const void* const* maps, const void* const* parameters, void* const* outs,
+                                    void* workspace, int32_t batch, int32_t channels, int32_t groups, int32_t levels,
+                                    const int32_t* sides, const float* epsilon, void* stream);
+
+/* The same on half precision values. */
+GLIP_API int glip_launch_dyconv_f16(const void* const* maps, const void* const* parameters, void* const* outs,
+                                    void* workspace, int32_t batch, int32_t channels, int32_t groups, int32_t levels,
+                                    const int32_t* sides, const float* epsilon, void* stream);
+
+/* 0 for sizes that the kernels do not take. */
+GLIP_API size_t glip_launch_dyconv_workspace_bytes(int32_t value_bytes, int32_t batch, int32_t channels,
+                                                   int32_t groups, int32_t levels, const int32_t* sides);
+
 #ifdef __cplusplus
 }
 #endif

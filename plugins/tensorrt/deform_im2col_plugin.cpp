@@ -18,7 +18,7 @@ Fields DeformIm2Col::field_names() { return {stride_field(nullptr)}; }
 
 nvinfer1::IPluginV3* DeformIm2Col::create(nvinfer1::PluginFieldCollection const& fields) noexcept {
     int32_t stride = 0;
-    if (!read_field(fields, stride_field(nullptr), stride)) return nullptr;
+    if (!read_field(fields, stride_field(nullptr), &stride)) return nullptr;
     if (stride != 1 && stride != 2) {
         std::fprintf(stderr, "[glip plugins] %s has stride 1 or 2, not %d\n", kName, static_cast<int>(stride));
         return nullptr;

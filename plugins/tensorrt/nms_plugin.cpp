@@ -27,8 +27,8 @@ Fields Nms::field_names() { return {threshold_field(nullptr), detections_field(n
 nvinfer1::IPluginV3* Nms::create(nvinfer1::PluginFieldCollection const& fields) noexcept {
     float threshold = 0;
     int32_t detections = 0;
-    if (!read_field(fields, threshold_field(nullptr), threshold) ||
-        !read_field(fields, detections_field(nullptr), detections)) {
+    if (!read_field(fields, threshold_field(nullptr), &threshold) ||
+        !read_field(fields, detections_field(nullptr), &detections)) {
         return nullptr;
     }
     if (!(threshold >= 0) || detections < 1) {

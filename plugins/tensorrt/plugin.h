@@ -1,10 +1,11 @@
-// What the two TensorRT plugins have in common: IPluginV3 with core, build and runtime capabilities, whose whole state
+// What the TensorRT plugins have in common: IPluginV3 with core, build and runtime capabilities, whose whole state
 // is a few numbers. The same names, version, fields and serialised form as glip_export/trt/plugins.py.
 
 #pragma once
 
 #include <NvInferRuntime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <limits>
@@ -70,17 +71,17 @@ inline int32_t size_at(nvinfer1::PluginTensorDesc const& tensor, int32_t axis) {
     return size <= std::numeric_limits<int32_t>::max() ? static_cast<int32_t>(size) : -1;
 }
 
-// Copies the one value of a field that must be there, and of this type.
+// Copies the values of a field that must be there, and of this type and length.
 template <typename T>
-bool read_field(nvinfer1::PluginFieldCollection const& given, nvinfer1::PluginField const& wanted, T& value) {
+bool read_field(nvinfer1::PluginFieldCollection const& given, nvinfer1::PluginField const& wanted, T* values) {
     for (int32_t i = 0; i < given.nbFields; ++i) {
         nvinfer1::PluginField const& field = given.fields[i];
-        if (std::string(field.name) == wanted.name && field.type == wanted.type && field.length == 1) {
-            value = *static_cast<T const*>(field.data);
+        if (std::string(field.name) == wanted.name && field.type == wanted.type && field.length == wanted.length) {
+            std::copy_n(static_cast<T const*>(field.data), field.length, values);
             return true;
         }
     }
-    std::fprintf(stderr, "[glip plugins] field '%s' is missing or not of its type\n", wanted.name);
+    std::fprintf(stderr, "[glip plugins] field '%s' is missing or not of its type and length\n", wanted.name);
     return false;
 }
 

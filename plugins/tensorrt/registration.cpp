@@ -6,6 +6,7 @@
 //   would register every plugin twice.
 
 #include "deform_im2col_plugin.h"
+#include "dyconv_plugin.h"
 #include "nms_plugin.h"
 
 #if defined(_WIN32)
@@ -19,8 +20,9 @@ namespace {
 // They live as long as the library: the registry keeps pointers.
 glip::Creator<glip::DeformIm2Col> deform_im2col_creator;
 glip::Creator<glip::Nms> nms_creator;
+glip::Creator<glip::DyConv> dyconv_creator;
 
-nvinfer1::IPluginCreatorInterface* const creators[] = {&deform_im2col_creator, &nms_creator};
+nvinfer1::IPluginCreatorInterface* const creators[] = {&deform_im2col_creator, &nms_creator, &dyconv_creator};
 
 }  // namespace
 
@@ -40,7 +42,7 @@ const bool registered = register_all();
 
 }  // namespace
 
-// Whether both plugins are registered by this library; false if others of their names were there before.
+// Whether all plugins are registered by this library; false if others of their names were there before.
 extern "C" GLIP_EXPORT bool glipPluginsRegistered() { return registered; }
 
 #else

@@ -44,6 +44,7 @@ _PARAMETERS = {
     "glip_host_half_to_float": (Array(np.uint16), Array(np.float32, written=True), ctypes.c_size_t),
     "glip_host_float_to_half": (Array(np.float32), Array(np.uint16, written=True), ctypes.c_size_t),
     "glip_host_plan_im2col": (*(ctypes.c_int,) * 8, ctypes.c_longlong * 5),
+    "glip_host_plan_dyconv": (*(ctypes.c_int,) * 4, ctypes.c_int32 * 12, ctypes.c_int, ctypes.c_longlong * 48),
     "glip_host_plan_nms": (*(ctypes.c_int,) * 3, ctypes.c_float, ctypes.c_longlong * 7),
 }
 
@@ -102,8 +103,8 @@ class HostKernels:
         """Columns (B, C * 9, Ho * Wo); `shift` moves every buffer that many values off its alignment."""
         batch, channels, height, width = x.shape
         out_height, out_width = offset.shape[2:]
-        x, offset, mask = (_placed(array, shift) for array in (x, offset, mask))
-        out = _placed(np.full((batch, channels * 9, out_height * out_width), np.nan, x.dtype), shift)
+        x, offset, mask = (placed(array, shift) for array in (x, offset, mask))
+        out = placed(np.full((batch, channels * 9, out_height * out_width), np.nan, x.dtype), shift)
         sizes = (batch, channels, height, width, out_height, out_width, stride)
         for launch in im2col_launches(x.dtype, *sizes, x, offset, mask, out):
             assert self.launch(launch, order) == 0
@@ -120,8 +121,8 @@ class HostKernels:
     ) -> np.ndarray:
         """x (B, N, C) -> (B, N, C); see `dyconv_launches`."""
         sizes = DyConvSizes(len(x), x.shape[2], groups, tuple(levels))
-        out = _placed(np.full(x.shape, np.nan, x.dtype))
-        self._dyconv(sizes, epsilon, _placed(x), parameters, out, order)
+        out = placed(np.full(x.shape, np.nan, x.dtype))
+        self._dyconv(sizes, epsilon, placed(x), parameters, out, order)
         return out
 
     def dyconv_maps(
@@ -134,9 +135,9 @@ class HostKernels:
     ) -> list[np.ndarray]:
         """The same of each level (B, H, W, C), in memory of its own, the last one's before the first's."""
         sizes = DyConvSizes(len(maps[0]), maps[0].shape[3], groups, tuple(array.shape[1:3] for array in maps))
-        placed = [_placed(array) for array in maps[::-1]][::-1]
-        out = [_placed(np.full(array.shape, np.nan, array.dtype)) for array in maps[::-1]][::-1]
-        self._dyconv(sizes, epsilon, placed, parameters, out, order)
+        given = [placed(array) for array in maps[::-1]][::-1]
+        out = [placed(np.full(array.shape, np.nan, array.dtype)) for array in maps[::-1]][::-1]
+        self._dyconv(sizes, epsilon, given, parameters, out, order)
         return out
 
     def _dyconv(
@@ -149,9 +150,9 @@ class HostKernels:
         order: int,
     ) -> None:
         dtype = parameters[0].dtype
-        workspace = _placed(np.full(dyconv_workspace_bytes(dtype, sizes), 0xFF, np.uint8))
-        placed = [_placed(np.ascontiguousarray(array)) for array in parameters]
-        for launch in dyconv_launches(dtype, sizes, epsilon, x, placed, out, workspace):
+        workspace = placed(np.full(dyconv_workspace_bytes(dtype, sizes), 0xFF, np.uint8))
+        given = [placed(np.ascontiguousarray(array)) for array in parameters]
+        for launch in dyconv_launches(dtype, sizes, epsilon, x, given, out, workspace):
             assert self.launch(launch, order) == 0
 
     def add_norm(
@@ -166,9 +167,9 @@ class HostKernels:
         order: int = 0,
     ) -> list[np.ndarray]:
         """The sum, the norm, or both, of rows (M, C); see `add_norm_launches`."""
-        given = [None if array is None else _placed(array) for array in (x, added, bias, norm_weight, norm_bias)]
-        total = None if added is None else _placed(np.full(x.shape, np.nan, np.float32))
-        normed = None if norm_weight is None else _placed(np.full(x.shape, np.nan, dtype))
+        given = [None if array is None else placed(array) for array in (x, added, bias, norm_weight, norm_bias)]
+        total = None if added is None else placed(np.full(x.shape, np.nan, np.float32))
+        normed = None if norm_weight is None else placed(np.full(x.shape, np.nan, dtype))
         for launch in add_norm_launches(x.dtype, dtype, *x.shape, epsilon, *given, total, normed):
             assert self.launch(launch, order) == 0
         return [array for array in (total, normed) if array is not None]
@@ -185,11 +186,11 @@ class HostKernels:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """boxes (B, M, 4), scores (B, M), labels (B, M); see `candidates_launches`."""
         shape = (sizes.B, sizes.candidates)
-        outputs = [_placed(np.full((*shape, 4), np.nan, np.float32)), _placed(np.full(shape, np.nan, np.float32))]
-        outputs.append(_placed(np.full(shape, 77, np.int32)))
-        workspace = _placed(np.full(candidates_workspace_bytes(sizes), 0xA5, np.uint8))
-        inputs = [[_placed(array) for array in arrays] for arrays in (classes, centerness, deltas)]
-        given = (*inputs, _placed(image_sizes), *outputs, workspace)
+        outputs = [placed(np.full((*shape, 4), np.nan, np.float32)), placed(np.full(shape, np.nan, np.float32))]
+        outputs.append(placed(np.full(shape, 77, np.int32)))
+        workspace = placed(np.full(candidates_workspace_bytes(sizes), 0xA5, np.uint8))
+        inputs = [[placed(array) for array in arrays] for arrays in (classes, centerness, deltas)]
+        given = (*inputs, placed(image_sizes), *outputs, workspace)
         for launch in candidates_launches(centerness[0].dtype, sizes, threshold, *given):
             assert self.launch(launch, order) == 0
         return tuple(outputs)  # type: ignore[return-value]
@@ -207,8 +208,8 @@ class HostKernels:
         """qkv (B, H, W, 3C) -> (B, H, W, C); see `window_attention_launches`."""
         heads, channels = len(relative), qkv.shape[3] // 3
         sizes = WindowSizes(*qkv.shape[:3], heads, channels // heads, window, shift)
-        out = _placed(np.full((*qkv.shape[:3], channels), np.nan, qkv.dtype))
-        for launch in window_attention_launches(qkv.dtype, sizes, scale, *map(_placed, (qkv, bias, relative)), out):
+        out = placed(np.full((*qkv.shape[:3], channels), np.nan, qkv.dtype))
+        for launch in window_attention_launches(qkv.dtype, sizes, scale, *map(placed, (qkv, bias, relative)), out):
             assert self.launch(launch, order) == 0
         return out
 
@@ -223,9 +224,9 @@ class HostKernels:
     ) -> np.ndarray:
         """v (B, N, C) -> (B, heads * T, C); see `text_reads_launches`."""
         sizes = BiAttentionSizes(*v.shape, heads, keys.shape[1] // heads)
-        out = _placed(np.full(keys.shape, np.nan, v.dtype))
-        workspace = _placed(np.full(text_reads_workspace_bytes(v.dtype, sizes), 0xFF, np.uint8))
-        given = [_placed(array) for array in (v, keys, bias)]
+        out = placed(np.full(keys.shape, np.nan, v.dtype))
+        workspace = placed(np.full(text_reads_workspace_bytes(v.dtype, sizes), 0xFF, np.uint8))
+        given = [placed(array) for array in (v, keys, bias)]
         for launch in text_reads_launches(v.dtype, sizes, limits, *given, out, workspace):
             assert self.launch(launch, order) == 0
         return out
@@ -245,8 +246,8 @@ class HostKernels:
         """v (B, N, C) -> (B, N, C); see `image_reads_launches`."""
         tokens = mask.shape[1]
         sizes = BiAttentionSizes(*v.shape, keys.shape[1] // tokens, tokens)
-        out = _placed(np.full(v.shape, np.nan, v.dtype))
-        given = [_placed(array) for array in (v, keys, bias, values, mask, gain, offset)]
+        out = placed(np.full(v.shape, np.nan, v.dtype))
+        given = [placed(array) for array in (v, keys, bias, values, mask, gain, offset)]
         for launch in image_reads_launches(v.dtype, sizes, limits, *given, out):
             assert self.launch(launch, order) == 0
         return out
@@ -276,11 +277,11 @@ class HostKernels:
         """boxes (B, D, 4), scores (B, D), labels (B, D), count (B,); `change` gives kernels another grid."""
         batch, candidates = scores.shape
         inputs = [
-            _placed(array.astype(dtype))
+            placed(array.astype(dtype))
             for array, dtype in ((boxes, np.float32), (scores, np.float32), (labels, np.int32))
         ]
         outputs = [
-            _placed(np.full(shape, 77, dtype))
+            placed(np.full(shape, 77, dtype))
             for shape, dtype in (
                 ((batch, detections, 4), np.float32),
                 ((batch, detections), np.float32),
@@ -288,17 +289,17 @@ class HostKernels:
                 ((batch,), np.int32),
             )
         ]
-        workspace = _placed(np.full(nms_workspace_bytes(batch, candidates, detections), 0xA5, np.uint8))
+        workspace = placed(np.full(nms_workspace_bytes(batch, candidates, detections), 0xA5, np.uint8))
         for launch in nms_launches(batch, candidates, detections, iou_threshold, *inputs, *outputs, workspace):
             grid = (change or {}).get(launch.kernel, launch.grid)
             assert self.launch(Launch(launch.kernel, grid, launch.block, 0, launch.arguments), order) == 0
         return tuple(outputs)  # type: ignore[return-value]
 
 
-def _placed(array: np.ndarray, shift: int = 0) -> np.ndarray:
+def placed(array: np.ndarray, shift: int = 0) -> np.ndarray:
     """A copy that begins `shift` values after a multiple of 64 bytes, as device memory does with shift 0."""
     room = np.empty(array.nbytes + 64 + shift * array.itemsize, np.uint8)
     start = -room.ctypes.data % 64 + shift * array.itemsize
-    placed = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    placed[...] = array
-    return placed
+    moved = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    return moved

@@ -5,12 +5,23 @@ from __future__ import annotations
 import ctypes
 import gc
 import weakref
+from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
+from drawn_dyconv import pyramid
 from host_kernels import HostKernels
 
-from glip_export.trt.kernels import im2col_launches, nms_launches, nms_workspace_bytes
+from glip_export.trt.dyconv_launches import parameter_shapes
+from glip_export.trt.kernels import (
+    DyConvSizes,
+    dyconv_launches,
+    dyconv_workspace_bytes,
+    im2col_launches,
+    nms_launches,
+    nms_workspace_bytes,
+)
 
 IM2COL = {"B": 1, "C": 16, "H": 10, "W": 12, "Ho": 10, "Wo": 12, "stride": 1}
 POINTERS = {"x_ptr": 256, "offset_ptr": 512, "mask_ptr": 1024, "out_ptr": 2048}
@@ -40,6 +51,50 @@ def test_the_launchers_plan_the_same_nms(host: HostKernels) -> None:
         rank, select = nms_launches(batch, candidates, detections, 0.5, *[256] * 8)
         assert [*rank.grid, *select.grid] == list(plan[:6])
         assert nms_workspace_bytes(batch, candidates, detections) == plan[6]
+
+
+def test_the_launchers_plan_the_same_dyconv(host: HostKernels) -> None:
+    plan = (ctypes.c_longlong * 48)()
+    levels_of = {1: ((43, 3),), 2: ((13, 1), (7, 1)), 5: tuple(pyramid(100, 152)), 6: (*pyramid(168, 168), (6, 6))}
+    for levels in levels_of.values():
+        for batch, channels, groups in ((1, 32, 4), (3, 96, 16), (2, 256, 16), (1, 1024, 32)):
+            sides = (ctypes.c_int32 * 12)(*(side for level in levels for side in level))
+            for dtype in (np.float32, np.float16):
+                sizes = DyConvSizes(batch, channels, groups, levels)
+                given = (batch, channels, groups, len(levels), sides, np.dtype(dtype).itemsize)
+                assert host.library.glip_host_plan_dyconv(*given, plan) == 1
+                launches = dyconv_launches(dtype, sizes, (1e-5,) * 3, 256, [256] * 20, 256, 0)
+                made = [sizes.positions, sizes.rows, sizes.tiles]
+                for launch in launches:
+                    made += [*launch.grid, launch.block[0], launch.shared_bytes]
+                (_, *_, predicted), (*_, terms, statistics), (*_, coefficients), _ = [
+                    each.arguments for each in launches
+                ]
+                made += [each.value or 0 for each in (predicted, terms, statistics, coefficients)]
+                made += [dyconv_workspace_bytes(dtype, sizes), *map(prod, parameter_shapes(channels))]
+                assert made == list(plan)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"C": 48},
+        {"C": 2048},
+        {"groups": 5},
+        {"levels": ((8, 8), (3, 4))},
+        {"levels": ((0, 8),)},
+        {"levels": ((1 << 15, 1 << 15),)},
+        {"levels": ((2**31 - 1, 2**31 - 1), (1 << 30, 1 << 30))},
+        {"B": 70_000},
+    ],
+)
+def test_both_refuse_the_same_dyconv(host: HostKernels, change: dict[str, Any]) -> None:
+    sizes = {"B": 1, "C": 64, "groups": 16, "levels": ((8, 8), (4, 4)), **change}
+    with pytest.raises(ValueError, match=r"level|DyConv kernels"):
+        DyConvSizes(**sizes)
+    sides = (ctypes.c_int32 * 12)(*(side for level in sizes["levels"] for side in level))
+    given = (sizes["B"], sizes["C"], sizes["groups"], len(sizes["levels"]), sides, 4)
+    assert host.library.glip_host_plan_dyconv(*given, (ctypes.c_longlong * 48)()) == 0
 
 
 @pytest.mark.parametrize(
