@@ -65,15 +65,15 @@ def make_creator(trt: ModuleType, plugin: Any) -> Any:
             super().__init__()
             self.name, self.plugin_version, self.plugin_namespace = plugin.NAME, VERSION, NAMESPACE
             self.field_names = trt.PluginFieldCollection(
-                [trt.PluginField(field.name, np.empty(0, field.dtype), field.kind) for field in plugin.FIELDS]
+                [trt.PluginField(each.name, np.empty(0, each.dtype), each.kind) for each in plugin.FIELDS]
             )
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             given = {field.name: field.data for field in fields}
-            missing = [field.name for field in plugin.FIELDS if field.name not in given]
+            missing = [each.name for each in plugin.FIELDS if each.name not in given]
             if missing:
                 raise ValueError(f"{plugin.NAME} lacks its attribute {missing[0]}")
-            return plugin(*(field.read(plugin.NAME, given[field.name]) for field in plugin.FIELDS))
+            return plugin(*(each.read(plugin.NAME, given[each.name]) for each in plugin.FIELDS))
 
     return Creator()
 
@@ -230,6 +230,10 @@ def _plugin_base(trt: ModuleType) -> Any:
             self.plugin_name, self.plugin_version, self.plugin_namespace = self.NAME, VERSION, NAMESPACE
             self.num_outputs = self.OUTPUTS
             self.values = values
+            # A collection of fields holds no array: they live as long as the plugin, which TensorRT reads them of.
+            self._arrays = [
+                np.array(value, each.dtype, ndmin=1) for each, value in zip(self.FIELDS, values, strict=True)
+            ]
 
         def get_capability_interface(self, kind: Any) -> Any:
             return self
@@ -241,10 +245,8 @@ def _plugin_base(trt: ModuleType) -> Any:
             return self.clone()
 
         def get_fields_to_serialize(self) -> Any:
-            named = zip(self.FIELDS, self.values, strict=True)
-            return trt.PluginFieldCollection(
-                [trt.PluginField(each.name, np.array(value, each.dtype, ndmin=1), each.kind) for each, value in named]
-            )
+            named = zip(self.FIELDS, self._arrays, strict=True)
+            return trt.PluginFieldCollection([trt.PluginField(each.name, array, each.kind) for each, array in named])
 
         def get_workspace_size(self, inputs: list[Any], outputs: list[Any]) -> int:
             return 0

@@ -73,7 +73,8 @@ def test_trt_warns_of_a_precision_that_finds_too_little(
     [
         (["--fp16", "--fp32"], ("one precision a build, not --fp16 and --fp32",)),
         (["--flavor", "rtx"], ("there is no flavor 'rtx'", "tensorrt_rtx")),
-        (["--deform-conv", "native"], ("deform_conv 'native'", "gridsample")),
+        (["--deform-conv", "native"], ("deform_conv 'native'", "gridsample or fused")),
+        (["--deform-conv", "fused", "--bf16"], ("deform_conv fused is for fp16 and fp32, not bf16",)),
         (["--nms", "gpu"], ("nms 'gpu'", "host")),
         (["--recipe", "none.yaml"], ("none.yaml", "glip_t")),
         (["--recipe", "jetson"], ("jetson: T goes up to 128", "64 tokens")),

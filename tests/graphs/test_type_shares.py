@@ -14,6 +14,7 @@ from glip_export.bundle import Bundle
 from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 from glip_export.graphs.contracts import GRAPHS, graphs_of, pyramid_axes
+from glip_export.graphs.dyconv_node import fuse_dyconv
 from glip_export.graphs.precision import convert
 from glip_export.graphs.type_shares import DEFAULT_AXES, counted_axes, type_shares
 
@@ -46,6 +47,16 @@ def test_a_backbone_that_fuses_text(oracle_bundle: Callable[[OracleCase], Path],
     model = load(bundle.path, name)
     assert type_shares(model, small).multiply_adds["float32"] == round(ran * 1e9)
     assert type_shares(model, axes).multiply_adds["float32"] > ran * 1e9
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_whole_dyconv_blocks_multiply_as_much(tiny_bundle: Path, precision: str) -> None:
+    model = load(tiny_bundle, "fusion_head")
+    fused = model.clone()
+    assert fuse_dyconv(fused) > 1
+    for axes in (SMALL, DEFAULT_AXES):
+        shares = [type_shares(convert(each, SPECS["fusion_head"], precision), axes) for each in (model, fused)]
+        assert shares[0].multiply_adds == shares[1].multiply_adds
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -178,6 +178,7 @@ HEAD = ("fusion_head",)
         (lambda recipe: {"recipe": dataclasses.replace(recipe, name="another", hardware="ampere_plus")}, ()),
         (lambda recipe: {"recipe": dataclasses.replace(recipe, timing_cache=False)}, ()),
         (lambda recipe: {"deform_conv": "gridsample"}, HEAD),
+        (lambda recipe: {"deform_conv": "fused"}, HEAD),
         (lambda recipe: {"nms": "host"}, HEAD),
         (lambda recipe: {"precision": "bf16"}, ALL),
         (lambda recipe: {"flavor": "auto"}, ()),
@@ -284,7 +285,11 @@ def test_precisions_and_flavors_stand_side_by_side(folder: Path, pretend: Preten
     ("options", "message"),
     [
         ({"precision": "int4"}, "there is no precision 'int4': choose fp16 or bf16 or fp32 or int8"),
-        ({"deform_conv": "native"}, "there is no form of deform_conv 'native': choose plugin or gridsample"),
+        ({"deform_conv": "native"}, "there is no form of deform_conv 'native': choose plugin or gridsample or fused"),
+        (
+            {"deform_conv": "fused", "precision": "bf16"},
+            "deform_conv fused is for fp16 and fp32, not bf16: choose plugin",
+        ),
         ({"nms": "gpu"}, "there is no form of nms 'gpu': choose plugin or native or host"),
         ({"recipe": "none.yaml"}, r"there is no recipe none\.yaml"),
     ],

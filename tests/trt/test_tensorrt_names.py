@@ -56,7 +56,7 @@ OBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "tensors[0]": ("DynamicPluginTensorDesc",),
         "tensors[place]": ("DynamicPluginTensorDesc",),
         "first": ("PluginTensorDesc",),
-        "tensor": ("PluginTensorDesc",),
+        "tensor": DESCRIPTIONS,
         "inputs[0]": DESCRIPTIONS,
         "inputs[1]": DESCRIPTIONS,
     },
@@ -71,6 +71,7 @@ SUBCLASSES = {
     "Plugin": PLUGIN,
     "DeformIm2Col": PLUGIN,
     "Nms": PLUGIN,
+    "DyConv": PLUGIN,
 }
 OURS = {"errors", "steps", "told", "values"}
 # Only RTX has them; each is reached only where `hasattr` finds the first of its kind, or by an option of RTX's alone.

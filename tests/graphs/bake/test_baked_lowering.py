@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from compact_oracle import OracleCase
 
-from glip_export.errors import BundleError
+from glip_export.errors import BundleError, GlipExportError
 from glip_export.graphs.bake import bake
 from glip_export.graphs.contracts import BAKED
 from glip_export.image import preprocess
@@ -46,4 +46,6 @@ def test_what_is_no_engine(tiny_bundle: Path, tmp_path: Path) -> None:
     for file, precision, words in ((pixels, None, "--uint8"), (pixels, "fp16", "bake it again")):
         with pytest.raises(BundleError, match=words):
             build_baked(file, "tensorrt_rtx", precision)
+    with pytest.raises(GlipExportError, match="deform_conv fused is for a bundle's engines"):
+        build_baked(pixels, "tensorrt_rtx", deform_conv="fused")
     assert not list(tmp_path.glob("*.engine"))
