@@ -1,6 +1,6 @@
 """Steps of the lowered graphs as ONNX functions of standard operators.
 
-GlipDeformIm2Col and GlipNms say what the two plugins compute: with them a lowered graph runs wherever standard
+GlipDeformIm2Col and GlipNms say what those plugins compute: with them a lowered graph runs wherever standard
 operators do, and the first is also what `--deform-conv gridsample` gives TensorRT. The others are written here to be
 inlined where they are called.
 """

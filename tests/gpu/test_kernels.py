@@ -107,6 +107,25 @@ def test_dyconv(on_device: Callable, channels: int, batch: int, largest: tuple[i
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
+def test_dyconv_of_maps_that_are_apart(on_device: Callable, dtype: str) -> None:
+    from glip_export.trt.kernels import DyConvSizes, dyconv_launches, dyconv_workspace_bytes
+
+    levels = pyramid(13, 22)
+    block, features = drawn_block(64, 16), drawn_features(64, levels, 2)
+    maps = [np.ascontiguousarray(feature.permute(0, 2, 3, 1).numpy().astype(dtype)) for feature in features]
+    sizes = DyConvSizes(2, 64, 16, tuple(levels))
+    workspace = np.zeros(dyconv_workspace_bytes(dtype, sizes), np.uint8)
+
+    def launches(given: list[Any], made: list[Any]) -> Any:
+        return dyconv_launches(dtype, sizes, epsilon_of(block), given[:5], given[5:], made[:5], made[5].pointer)
+
+    *found, _ = on_device(launches, [*maps, *parameters_of(block, dtype)], [*map(np.empty_like, maps), workspace])
+    flat = np.concatenate([array.reshape(2, -1, 64).astype(np.float32) for array in found], 1)
+    expected = expected_of(block, features)
+    assert np.abs(flat - expected).max() <= LIMITS[dtype] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize(
     ("batch", "positions", "channels", "tokens"),
     [
