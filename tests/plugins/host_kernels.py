@@ -257,9 +257,9 @@ class HostKernels:
     ) -> np.ndarray:
         """picture (h0, w0, 3) uint8 -> (3, H, W); see `resize_launches`."""
         (h0, w0), (h, w) = sizes.given, sizes.resized
-        given = [_placed(array) for array in (picture, resize_filter(w0, w), resize_filter(h0, h), values)]
-        between = _placed(np.full(sizes.across_bytes, 77, np.uint8))
-        image = _placed(np.full((3, *sizes.padded), np.nan, np.float32))
+        given = [placed(array) for array in (picture, resize_filter(w0, w), resize_filter(h0, h), values)]
+        between = placed(np.full(sizes.across_bytes, 77, np.uint8))
+        image = placed(np.full((3, *sizes.padded), np.nan, np.float32))
         for launch in resize_launches(sizes, bgr, *given, between, image):
             assert self.launch(launch, order) == 0
         return image
