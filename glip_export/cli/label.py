@@ -13,6 +13,7 @@ from glip_export.cli.options import (
     BundleOption,
     Chunk,
     ClassAgnosticNms,
+    GpuPreprocess,
     JsonOption,
     NamesOption,
     PromptOption,
@@ -124,6 +125,7 @@ def label(
     ] = None,
     chunk: Chunk = None,
     class_agnostic_nms: ClassAgnosticNms = False,
+    gpu_preprocess: GpuPreprocess = False,
     shard_size: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Pictures that are kept together, and lost at most if killed.")
     ] = 256,
@@ -170,6 +172,7 @@ def label(
             threads=threads,
             chunk=chunk,
             class_agnostic_nms=class_agnostic_nms,
+            gpu_preprocess=gpu_preprocess,
             shard_size=shard_size,
             retry_errors=retry_errors,
             strict=strict,

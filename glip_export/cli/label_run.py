@@ -55,6 +55,7 @@ class Asked:
     threads: int | None
     chunk: int | None
     class_agnostic_nms: bool
+    gpu_preprocess: bool
     shard_size: int
     retry_errors: bool
     strict: bool
@@ -92,6 +93,7 @@ def run(asked: Asked) -> None:
         weights=asked.weights,
         chunk=asked.chunk,
         class_agnostic_nms=asked.class_agnostic_nms,
+        gpu_preprocess=asked.gpu_preprocess,
     )
     question = _question(asked, opening)
     block = BLOCK if asked.ray is None else RAY_BLOCK

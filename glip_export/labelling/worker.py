@@ -58,12 +58,15 @@ class Opening:
     weights: str | None = None
     chunk: int | None = None
     class_agnostic_nms: bool = False
+    gpu_preprocess: bool = False
 
     def __call__(self) -> Labeller:
         """Opens the detector; raises BundleError, BackendError, PromptError."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", GlipExportWarning)
-            detector = Detector.open(self.bundle, self.backend, self.threads, self.weights)
+            detector = Detector.open(
+                self.bundle, self.backend, self.threads, self.weights, gpu_preprocess=self.gpu_preprocess
+            )
             if self.chunk is not None:
                 detection = replace(detector.config.detection, chunk=self.chunk)
                 detector = detector.reconfigured(replace(detector.config, detection=detection))
