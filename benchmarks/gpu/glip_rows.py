@@ -15,6 +15,7 @@ from work import STAGES, Work
 from glip_export.model.glip import Glip
 from glip_export.runtime.cuda.session import DeviceSession
 from glip_export.runtime.session import Session
+from glip_export.trt.launches import up
 
 SESSION_WARM = 8  # a CUDA graph is made at the second run with the same memory, of which two or three take turns
 PRECISIONS = {"fp32": ("ieee", None), "TF32": ("tf32", None), "fp16 autocast": ("tf32", torch.float16)}
@@ -40,13 +41,15 @@ def module_rows(model: Glip, work: Work) -> list[Row]:
 
 
 def session_row(name: str, session: Session, work: Work) -> Row:
-    """A backend of the package as the Detector calls it; features stay where it keeps them."""
+    """A backend of the package as the Detector calls it: tokens in its steps, and features stay where it keeps them."""
     images = work.images if _takes_tensors(session, work) else work.images.cpu().numpy()
-    mask, maps, sizes = work.head_inputs()
+    unit = getattr(session, "shape_unit", 1)
+    ids = work.padded_ids(up(work.tokens, unit) * unit)
+    mask, maps, sizes = work.head_inputs(ids.shape[1])
     made: dict[str, Any] = {}
 
     def text() -> None:
-        made["text"] = np.repeat(session.text_encoder(work.input_ids, mask[:1]), work.batch, axis=0)
+        made["text"] = np.repeat(session.text_encoder(ids, mask[:1]), work.batch, axis=0)
 
     def backbone() -> None:
         made["features"] = session.vision_backbone(images)
@@ -61,7 +64,7 @@ def session_row(name: str, session: Session, work: Work) -> Row:
         return {"session": session.describe()} if isinstance(session, DeviceSession) else {}
 
     precision = getattr(session, "precision", "fp32")
-    facts = {"precision": precision, "tokens": work.tokens, "comparable": True}
+    facts = {"precision": precision, "tokens": ids.shape[1], "comparable": True}
     return Row(name, prepare, facts=facts, notes=notes, warm=SESSION_WARM)
 
 
@@ -92,7 +95,7 @@ def _module_row(model: Glip, work: Work, form: str, precision: str) -> Row:
 def _module_stages(model: Glip, work: Work, tokens: int, text_of_each: bool) -> Stages:
     device = work.images.device
     mask, maps, sizes = (torch.from_numpy(array).to(device) for array in work.head_inputs(tokens))
-    ids = torch.from_numpy(np.pad(work.input_ids, ((0, 0), (0, mask.shape[1] - work.tokens)))).to(device)
+    ids = torch.from_numpy(work.padded_ids(mask.shape[1])).to(device)
     captions = work.batch if text_of_each else 1
     ids = ids.repeat(captions, 1)
     made: dict[str, Any] = {}

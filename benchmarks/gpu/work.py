@@ -46,6 +46,10 @@ class Work:
         """How files and tables call it."""
         return f"batch {self.batch}, {self.prompt}"
 
+    def padded_ids(self, tokens: int) -> np.ndarray:
+        """input_ids with [PAD]s up to (1, tokens)."""
+        return np.pad(self.input_ids, ((0, 0), (0, tokens - self.tokens)))
+
     def head_inputs(self, tokens: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """attention_mask (B, T), class_map (B, T, K), image_sizes (B, 2); T padded to `tokens` where that is more."""
         more = max(0, tokens - self.tokens)

@@ -28,7 +28,7 @@ def triton(
     max_pixels: Annotated[int, typer.Option(min=1000, help="Of a picture.")] = 25_000_000,
     max_names: Annotated[int, typer.Option(min=1, help="Of a prompt.")] = 1500,
     image_cache_mb: Annotated[
-        int, typer.Option("--image-cache", min=0, help="MB an instance keeps of pictures' features.")
+        int, typer.Option("--image-cache", min=0, help="MB an instance keeps of pictures' features, where it computes.")
     ] = 256,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Also the three graphs as models of Triton's own GPU backends.")

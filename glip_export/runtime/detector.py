@@ -156,7 +156,10 @@ class Detector:
         return self.encode_batch(self._preprocess(images))
 
     def batch_of(self, pictures: Sequence[U8], originals: Sequence[tuple[int, int]]) -> ImageBatch:
-        """Pictures (h, w, 3) that are resized already, and the sizes (h, w) they had before, as one batch."""
+        """Pictures (h, w, 3), and the sizes (h, w) they had as given, as one batch.
+
+        They are resized already, or with gpu_preprocess perhaps as given.
+        """
         make = device_batch if self.gpu_preprocess else pad
         return make(pictures, originals, self.config.image, self.image_size)
 
@@ -206,7 +209,7 @@ class Detector:
     def encode_text(self, chunk: TokenizedChunk) -> F32:
         """Text features (1, T, L) of a caption, from the cache if it was used lately.
 
-        T may be more than its tokens, for a session that asks for whole units: see `mask_of`.
+        T may be more than its tokens, which `mask_of` tells, in whole units of the session's `shape_unit`.
         """
         if chunk.caption not in self._text:
             count = len(chunk.input_ids)
@@ -219,14 +222,22 @@ class Detector:
         return self._text[chunk.caption]
 
     def class_map(self, chunk: TokenizedChunk, tokens: int, names: int) -> F32:
-        """`prompt.class_map` with room for at least so many names: (T, K), K in whole units of the session's."""
+        """`prompt.class_map` with room for at least so many names: (T, K).
+
+        Where the session has a `shape_unit`, K is of its multiples, or below it of the powers of two, as each name
+        costs time in the selection.
+        """
         own = class_map(chunk, self.config.detection.score_agg, tokens)
-        # A threshold below 0 would let through columns of zeros, which score 0.
-        wide = self._whole_units(names) if self.config.detection.score_threshold >= 0 else names
-        return np.pad(own, ((0, 0), (0, wide - own.shape[1])))
+        if names > 0 and self.config.detection.score_threshold >= 0:  # below 0, columns of zeros would come through
+            names = min(self._whole_units(names), 1 << (names - 1).bit_length()) if self._unit > 1 else names
+        return np.pad(own, ((0, 0), (0, names - own.shape[1])))
+
+    @property
+    def _unit(self) -> int:
+        return getattr(self.session, "shape_unit", 1)
 
     def _whole_units(self, count: int) -> int:
-        return up(count, unit := getattr(self.session, "shape_unit", 1)) * unit
+        return up(count, self._unit) * self._unit
 
     def _load(self, images: Sequence[Picture], before: int = 0) -> tuple[list[U8], list[str]]:
         """The pictures, and what errors call them: their file, or their place where there are several.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from glip_export.runtime.cuda.arrays import DeviceArray
+from glip_export.runtime.cuda.arrays import DeviceArray, JoinedArrays
 from glip_export.runtime.session import F32, I64, Pyramid
 
 
@@ -30,7 +30,7 @@ def selected(encoded: EncodedImages, indices: Sequence[int]) -> EncodedImages:
 
 
 def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
-    """The pictures of several batches of one padded size as one batch, copied; features of a GPU stay there."""
+    """The pictures of several batches of one padded size as one batch; features of a GPU stay there."""
     images = [part.images for part in parts if part.images is not None]
     return EncodedImages(
         tuple(joined_arrays(levels) for levels in zip(*(part.features for part in parts), strict=True)),
@@ -41,11 +41,12 @@ def joined(parts: Sequence[EncodedImages]) -> EncodedImages:
 
 
 def joined_arrays(arrays: Sequence[Any]) -> Any:
-    """Arrays along their first axis, one alone as it is; those of a GPU stay there."""
-    first, *others = arrays
-    if not others:
-        return first
-    return first.joined(others) if isinstance(first, DeviceArray) else np.concatenate(arrays)
+    """Arrays along their first axis, one alone as it is; those of one session on a GPU stay there."""
+    if len(arrays) == 1:
+        return arrays[0]
+    if all(isinstance(array, DeviceArray) and array.pool is arrays[0].pool for array in arrays):
+        return JoinedArrays(arrays)
+    return np.concatenate([np.asarray(array) for array in arrays])
 
 
 def kept(array: Any) -> Any:

@@ -12,8 +12,7 @@ class ImageCache:
     """Keeps the features of pictures up to a number of bytes; what was not used for longest goes first.
 
     Safe among threads. They are where the session computes, in a GPU's memory or the host's. A picture of GLIP-T at
-    800x1216 takes 21 MB; where the backbone fuses text there are no features
-    to keep, but the resized picture, 12 MB.
+    800x1216 takes 21 MB; where the backbone fuses text there are no features to keep, but the resized picture, 12 MB.
     """
 
     def __init__(self, max_bytes: int) -> None:

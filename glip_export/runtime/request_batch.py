@@ -130,8 +130,16 @@ class BatchDetector:
                     self._find_image(job, seen)
             except GlipExportError as error:
                 job.error = error
-        self._encode_images([job for job in _live(jobs) if job.encoded is None])
-        self._find_objects(_live(jobs))
+        live = _live(jobs)
+        held = [job for job in live if job.encoded is not None]
+        for group in self._image_groups([job for job in live if job.encoded is None]):
+            self._encode_group(group)
+            # Their objects at once, so that the features of no more pictures than a run takes lie in memory.
+            ready = _live([job for same in group for job in same])
+            sizes = {_map_size(job.encoded) for job in ready}
+            self._find_objects([*(job for job in _live(held) if _map_size(job.encoded) in sizes), *ready])
+            held = [job for job in held if job.encoded is not None]
+        self._find_objects(_live(held))
 
     def _find_image(self, job: _Job, seen: dict[str, PreparedImage]) -> None:
         """The picture's features where they are held, else the picture prepared; the same one once."""
@@ -149,8 +157,8 @@ class BatchDetector:
                 image = seen.get(job.key) or self.prepare(image)
             job.prepared = seen.setdefault(job.key, image)
 
-    def _encode_images(self, jobs: list[_Job]) -> None:
-        """Runs the backbone over pictures of one padded size at a time, each picture once."""
+    def _image_groups(self, jobs: list[_Job]) -> Iterator[list[list[_Job]]]:
+        """What shares a run of the backbone: pictures of one padded size, each with the jobs that want it."""
         sizes: dict[tuple[int, int], dict[str, list[_Job]]] = defaultdict(lambda: defaultdict(list))
         for job in jobs:
             assert job.prepared is not None and job.key is not None
@@ -158,25 +166,22 @@ class BatchDetector:
             shape = padded_shape([(h, w)], self.detector.config.image, self.detector.image_size)
             sizes[shape][job.key].append(job)
         for pictures in sizes.values():
-            for group in _groups(list(pictures.values()), self.max_rows):
-                self._encode_group(group)
+            yield from _groups(list(pictures.values()), self.max_rows)
 
     def _encode_group(self, group: list[list[_Job]]) -> None:
-        """Pictures of one padded size, each with the jobs that want it."""
+        """One of `_image_groups`: the features to their jobs, or the error."""
         jobs = [job for same in group for job in same]
-        images = [same[0].prepared for same in group if same[0].prepared is not None]
+        encoded: list[EncodedImages] | None = None
         try:
             with _timed("image", jobs):
-                batch = self.detector.batch_of([image.pixels for image in images], [image.original for image in images])
-                together = self.detector.encode_batch(batch)
-                # Each apart, so that it can be let go of.
-                encoded = [selected(together, [index]) for index in range(len(images))]
+                encoded = self._encoded([same[0].prepared for same in group if same[0].prepared is not None])
         except BackendError as error:
             if len(group) == 1:
                 for job in jobs:
                     job.error = error
                 return
-            for part in _halves(group):  # an engine's profile may not hold so many, or one of them is at fault
+        if encoded is None:  # an engine's profile may not hold so many, or one of them is at fault
+            for part in _halves(group):  # when what the failed run held is gone with its error
                 self._encode_group(part)
             return
         for same, one in zip(group, encoded, strict=True):
@@ -184,8 +189,17 @@ class BatchDetector:
                 job.encoded, job.prepared = one, None
             self.cache.put(str(same[0].key), one)
 
+    def _encoded(self, images: list[PreparedImage]) -> list[EncodedImages]:
+        """Each apart, so that it can be let go of."""
+        batch = self.detector.batch_of([image.pixels for image in images], [image.original for image in images])
+        together = self.detector.encode_batch(batch)
+        return [selected(together, [index]) for index in range(len(images))]
+
     def _find_objects(self, jobs: list[_Job]) -> None:
-        """Runs the fusion head over captions of one pyramid size at a time, those of like length together."""
+        """Runs the fusion head over captions of one pyramid size at a time, those of like length together.
+
+        The jobs' features are then let go of.
+        """
         sizes: dict[tuple[int, ...], list[_Row]] = defaultdict(list)
         for job in jobs:
             assert job.encoded is not None
@@ -196,10 +210,12 @@ class BatchDetector:
             rows.sort(key=lambda row: len(row.chunk.input_ids))  # stable: a job's chunks of one length stay in order
             for group in _groups(rows, most):
                 self._find_group([row for row in group if row.job.is_live()])
+        for job in jobs:
+            job.encoded = None
 
     def _head_size(self, encoded: EncodedImages, chunk: TokenizedChunk) -> tuple[int, ...]:
         """What must be equal in one run of the fusion head."""
-        shape = (encoded.features[0] if encoded.images is None else encoded.images).shape
+        shape = _map_size(encoded)
         # A threshold below 0 would let through the columns that pad class_map, which score 0.
         return shape if self.detector.config.detection.score_threshold >= 0 else (*shape, len(chunk.class_tokens))
 
@@ -207,6 +223,7 @@ class BatchDetector:
         if not rows:
             return
         jobs = list({id(row.job): row.job for row in rows}.values())
+        found = None
         try:
             with _timed("text", jobs):
                 texts = [self.detector.encode_text(row.chunk) for row in rows]
@@ -216,6 +233,7 @@ class BatchDetector:
             if len(rows) == 1:
                 rows[0].job.error = error
                 return
+        if found is None:
             for part in _halves(rows):
                 self._find_group(part)
             return
@@ -234,6 +252,11 @@ class BatchDetector:
         text = _text_of(texts, tokens)
         features, text = self.detector.head_inputs(encoded, text, mask)
         return self.detector.session.fusion_head(features, text, mask, maps, encoded.sizes)
+
+
+def _map_size(encoded: EncodedImages | None) -> tuple[int, ...]:
+    assert encoded is not None
+    return (encoded.features[0] if encoded.images is None else encoded.images).shape
 
 
 def _text_of(texts: list[F32], tokens: int) -> F32:

@@ -19,8 +19,10 @@ from glip_export.prompt import Prompt
 from glip_export.results.detections import Detections
 from glip_export.runtime.backends import open_session
 from glip_export.runtime.cuda.arrays import DeviceArray
+from glip_export.runtime.cuda.errors import CudaError
 from glip_export.runtime.cuda.pool import Pool
-from glip_export.runtime.encoded import EncodedImages, joined, kept, selected
+from glip_export.runtime.cuda.staging import InputSlot
+from glip_export.runtime.encoded import EncodedImages, joined, joined_arrays, kept, selected
 from glip_export.runtime.request_batch import BatchDetector
 from glip_export.runtime.requests import Request
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
@@ -65,11 +67,10 @@ def test_what_is_kept_lies_apart() -> None:
         driver.copy(array.pointer, values, values.nbytes, stream)
         picked = array.rows([2, 0])
         one = array.rows([-2])
-        both = one.joined([picked])
-        assert {picked.pool, one.pool, both.pool} == {pool.kept} and pool.kept is not pool
-        assert both.pool.kept is pool.kept
+        again = picked.rows([1])
+        assert {picked.pool, one.pool, again.pool} == {pool.kept} and pool.kept is not pool
         np.testing.assert_array_equal(np.asarray(picked), values[[2, 0]], strict=True)
-        np.testing.assert_array_equal(np.asarray(both), values[[1, 2, 0]], strict=True)
+        np.testing.assert_array_equal(np.asarray(again), values[[0]], strict=True)
         assert pool.allocated == 4 * 512
         with pytest.raises(IndexError):
             array.rows([3])
@@ -77,9 +78,51 @@ def test_what_is_kept_lies_apart() -> None:
         del array
         gc.collect()
         assert DeviceArray(pool, (3, 4, 5), np.float32, stream).pointer == address  # whatever is kept
-        del picked, one, both
+        del picked, one, again
         gc.collect()
         assert pool.trim() == 4 * 512 and pool.allocated == 0 and not driver.device_blocks
+
+
+def test_several_are_brought_together_where_they_are_read() -> None:
+    driver = FakeDriver()
+    with driver.active():
+        pool, stream = Pool(driver), driver.new_stream()
+        array = DeviceArray(pool, (3, 4), np.float32, stream)
+        values = np.arange(12, dtype=np.float32).reshape(3, 4)
+        driver.copy(array.pointer, values, values.nbytes, stream)
+        parts = [array.rows([2]), array.rows([0, 1])]
+        both = joined_arrays(parts)
+        assert (both.shape, both.ndim, both.dtype, len(both)) == ((3, 4), 2, np.float32, 3)
+        np.testing.assert_array_equal(np.asarray(both), values[[2, 0, 1]], strict=True)
+        slot = InputSlot(pool)
+        slot.load_own(both.parts, stream)
+        driver.synchronize(stream)
+        np.testing.assert_array_equal(driver.view(slot.pointer, (3, 4), np.dtype(np.float32)), values[[2, 0, 1]])
+        assert joined_arrays(parts[:1]) is parts[0]
+        other = DeviceArray(Pool(driver), (3, 4), np.float32, stream).rows([0])
+        for mixed in ([parts[0], values[:1]], [values[:1], parts[0]], [parts[0], other]):
+            found = joined_arrays(mixed)  # through the host
+            assert isinstance(found, np.ndarray)
+            np.testing.assert_array_equal(found, np.concatenate([np.asarray(one) for one in mixed]))
+
+
+def test_what_is_kept_takes_the_place_of_what_runs_let_go_of() -> None:
+    driver = FakeDriver(memory=40 << 20)
+    asked: list[bool] = []
+    with driver.active():
+        pool, stream = Pool(driver), driver.new_stream()
+        small = DeviceArray(pool, (1, 2 << 20), np.float32, stream)
+        large = DeviceArray(pool, (1, 7 << 20), np.float32, stream)
+        del large  # 28 MB that wait, in the runs' pool
+        gc.collect()
+        kept_one = small.rows([0])
+        assert pool.allocated == 2 * (8 << 20)
+        pool.reclaim = lambda: asked.append(True)
+        held = [kept_one.rows([0]) for _ in range(3)]
+        assert not asked
+        with pytest.raises(CudaError, match="memory is full"):
+            held.append(kept_one.rows([0]))
+        assert asked == [True]
 
 
 def test_of_the_hosts_arrays_nothing_else_comes() -> None:
@@ -136,6 +179,29 @@ def test_graphs_serve_every_picture_and_prompt(session: TorchCudaSession, bundle
     assert counts == {"text_encoder": 1, "vision_backbone": 2, "fusion_head": 1}
 
 
+def test_memory_grows_with_the_runs_and_not_with_the_requests(bundle: Bundle, host: HostKernels) -> None:
+    """Of one call's pictures no more lie on the GPU than share a run."""
+    used = []
+    for count in (8, 24):
+        session = open_on_host(bundle, host)
+        batch = BatchDetector(Detector(session, bundle.config), max_rows=4, image_cache_bytes=0)
+        found = batch.detect_each([Request(picture, PROMPTS[0]) for picture in pictures(count)])
+        assert all(isinstance(one, Detections) for one in found)
+        used.append(session.describe()["device_memory_mb"])
+    assert used[0] == used[1]
+
+
+def test_held_pictures_run_with_new_ones(session: TorchCudaSession, bundle: Bundle, reference: Detector) -> None:
+    batch, given = BatchDetector(Detector(session, bundle.config)), pictures(4)
+    batch.detect_each([Request(picture, "cat") for picture in given[:2]])
+    head = session._runners["fusion_head"]
+    rows, run = [], head.run
+    head.run = lambda given, stream: rows.append(given["class_map"][1][0]) or run(given, stream)
+    requests = [Request(picture, "dog") for picture in (*given, given[0][:, :60])]
+    assert_near(batch.detect_each(requests), [reference.detect([each.image], "dog")[0] for each in requests])
+    assert sorted(rows) == [1, 4]  # the last is of another shape
+
+
 def test_a_picture_that_is_let_go_of_gives_its_memory_back(session: TorchCudaSession, bundle: Bundle) -> None:
     one = sum(4 * 3 * side for side in (1, 2))  # bytes; far less than a picture's
     for limit in (one, 10**9):
@@ -152,7 +218,7 @@ def test_a_picture_that_is_let_go_of_gives_its_memory_back(session: TorchCudaSes
 
 
 def test_prompts_of_many_lengths_are_few_sizes(session: TorchCudaSession, bundle: Bundle, reference: Detector) -> None:
-    """Tokens and names go up in steps, masked: a new prompt is seldom a new size."""
+    """Tokens and names go up in steps, masked: a longer prompt is seldom another size."""
     shapes = set()
     run = session._runners["fusion_head"].run
 
@@ -166,7 +232,7 @@ def test_prompts_of_many_lengths_are_few_sizes(session: TorchCudaSession, bundle
     for count in (1, 2, 3, 4, 6, 9):
         found = detector.detect([picture], names[:count])
         assert_near(list(found), reference.detect([picture], names[:count]))
-    assert shapes == {(1, 16, 16), (1, 32, 16)}
+    assert shapes == {(1, 16, 1), (1, 16, 2), (1, 16, 4), (1, 32, 8), (1, 32, 16)}
     together = BatchDetector(detector).detect_each([Request(picture, names[:count]) for count in (1, 9, 3)])
     assert_near(together, [reference.detect([picture], names[:count])[0] for count in (1, 9, 3)])
     assert (3, 32, 16) in shapes

@@ -70,27 +70,12 @@ class DeviceArray:
     def rows(self, indices: Sequence[int]) -> DeviceArray:
         """Some along the first axis, copied on the device: to keep, whatever becomes of this array."""
         chosen = [range(len(self))[index] for index in indices]
-        made = self._to_keep(len(chosen))
         size = self.nbytes // max(len(self), 1)
         with self.pool.driver.active():
+            made = DeviceArray(self.pool.kept, (len(chosen), *self.shape[1:]), self.dtype, self.stream)
             for place, row in enumerate(chosen):
                 self.pool.driver.copy(made.pointer + place * size, self.pointer + row * size, size, self.stream)
         return made
-
-    def joined(self, others: Sequence[DeviceArray]) -> DeviceArray:
-        """This and others of the same session along the first axis, copied on the device."""
-        arrays = (self, *others)
-        made = self._to_keep(sum(map(len, arrays)))
-        pointer = made.pointer
-        with self.pool.driver.active():
-            for array in arrays:
-                self.pool.driver.copy(pointer, array.pointer, array.nbytes, self.stream)
-                pointer += array.nbytes
-        return made
-
-    def _to_keep(self, length: int) -> DeviceArray:
-        with self.pool.driver.active():
-            return DeviceArray(self.pool.kept, (length, *self.shape[1:]), self.dtype, self.stream)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -128,6 +113,27 @@ class DeviceArray:
                 driver.wait(stream or LEGACY_STREAM, event)
                 driver.free_event(event)  # the driver keeps it until the wait is over
         return dlpack.make_capsule(self, self.pointer, self.shape, self.dtype, self.__dlpack_device__())
+
+
+class JoinedArrays:
+    """Arrays of one session along their first axis, not yet copied: a run brings them together where it reads them."""
+
+    def __init__(self, parts: Sequence[DeviceArray]) -> None:
+        self.parts = tuple(parts)
+        self.shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("device arrays become a NumPy array only by a copy")
+        return np.concatenate([np.asarray(part, dtype) for part in self.parts])
 
 
 LEGACY_STREAM = 1  # CU_STREAM_LEGACY

@@ -9,7 +9,7 @@ import numpy as np
 
 from glip_export.errors import BackendError
 from glip_export.graphs.contracts import LEVELS, VISION_BACKBONE, GraphSpec, TensorSpec
-from glip_export.runtime.cuda.arrays import DeviceArray, ForeignArray, foreign_array, is_on_device
+from glip_export.runtime.cuda.arrays import DeviceArray, ForeignArray, JoinedArrays, foreign_array, is_on_device
 from glip_export.runtime.cuda.pictures import ImageSlot, Pictures
 from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.profiles import Shape
@@ -30,9 +30,8 @@ class Inputs:
         self._copy_stream = pool.driver.new_stream()
         self._slots: dict[tuple[str, str], InputSlot] = {}
         self._image_slots = deque((ImageSlot(pool), ImageSlot(pool)))  # the next to be filled first
-        self._ahead: dict[
-            int, tuple[np.ndarray | Pictures, ImageSlot]
-        ] = {}  # slots filled and not yet read, and with what
+        # Slots filled and not yet read, and with what.
+        self._ahead: dict[int, tuple[np.ndarray | Pictures, ImageSlot]] = {}
         self._used: list[InputSlot] = []
 
     def prefetch(self, images: np.ndarray | Pictures) -> None:
@@ -55,13 +54,13 @@ class Inputs:
             slot.mark_consumed(self._stream)
 
     def _bind(self, spec: GraphSpec, tensor: TensorSpec, array: Any) -> int:
-        if isinstance(array, DeviceArray) and array.pool in (self._pool, self._pool.kept):
+        if own := self._own(array):
             _check(spec, tensor, array)
-            if tensor.name in LEVELS and not array.pool.is_kept:
-                return array.pointer
+            if tensor.name in LEVELS and array is own[0] and not array.pool.is_kept:
+                return own[0].pointer
             # What is kept lies anywhere: copied, it comes to where the last run found its own, as CUDA graphs want it.
             slot = self._slot(spec, tensor)
-            slot.load_own(array, self._stream)
+            slot.load_own(own, self._stream)
         elif is_on_device(array):
             foreign = foreign_array(array, self._stream, self._pool.driver.dlpack_device)
             _check(spec, tensor, foreign)
@@ -72,6 +71,12 @@ class Inputs:
             slot = self._load_host(spec, tensor, array)
         self._used.append(slot)
         return slot.pointer
+
+    def _own(self, array: Any) -> tuple[DeviceArray, ...]:
+        """The arrays of this session's own that it is made of; () for any other."""
+        parts = array.parts if isinstance(array, JoinedArrays) else (array,)
+        is_own = all(isinstance(part, DeviceArray) and part.pool in (self._pool, self._pool.kept) for part in parts)
+        return parts if is_own else ()
 
     def _load_host(self, spec: GraphSpec, tensor: TensorSpec, array: np.ndarray | Pictures) -> InputSlot:
         if isinstance(array, np.ndarray) and tensor is not IMAGES:

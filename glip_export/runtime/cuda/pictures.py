@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ MAX_DEVICE_PIXELS = 1 << 24  # of a picture; the host resizes larger ones, which
 class Pictures:
     """B pictures in the place of images (B, 3, H, W): the session's own stream makes these of them.
 
-    They are copied as bytes, a quarter of what the images take, or less.
+    They are copied as bytes: resized ones are a quarter of what the images take.
     """
 
     pixels: tuple[U8, ...]  # (h, w, 3) RGB each, as given or resized already
@@ -70,10 +71,8 @@ def ready_for_pictures(session: Session, config: GlipConfig) -> None:
     """Makes a session take Pictures for images. Raises BackendError where it cannot, or the model wants others."""
     ready = getattr(session, "ready_pictures", None)
     if ready is None:
-        raise BackendError(
-            f"{session.name} has no pictures on a GPU: it takes tensorrt, torch:cuda or onnxruntime:cuda to prepare "
-            "them there (gpu_preprocess)"
-        )
+        needs = "tensorrt, torch:cuda or onnxruntime:cuda (with the extra glip-export[cuda]) and a bundle"
+        raise BackendError(f"{session.name} has no pictures on a GPU: to prepare them there takes {needs}")
     if config.swin.fuses_text or config.detection.several_scales:
         why = "its backbone reads the text" if config.swin.fuses_text else "it sees them at several scales"
         raise BackendError(f"this model's pictures are prepared on the CPU alone (no gpu_preprocess): {why}")
@@ -102,9 +101,8 @@ def device_batch(
         ResizeSizes((picture.shape[0], picture.shape[1]), size, padded)
         for picture, size in zip(pictures, resized, strict=True)
     )
-    images = Pictures(tuple(pictures), sizes, normalized_bytes(config), config.bgr255)
-    # Pictures, which only a session on the device takes for images.
-    return ImageBatch(images, np.array(resized, np.int64), np.array(originals, np.int64))  # type: ignore[arg-type]
+    images: Any = Pictures(tuple(pictures), sizes, normalized_bytes(config), config.bgr255)
+    return ImageBatch(images, np.array(resized, np.int64), np.array(originals, np.int64))
 
 
 class ImageSlot(InputSlot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Callable
 
 from glip_export.runtime.cuda.driver import Driver
 from glip_export.runtime.cuda.errors import CudaError
@@ -38,10 +39,12 @@ class Pool:
     Its calls need the driver's context to be current.
     """
 
-    def __init__(self, driver: Driver, is_kept: bool = False) -> None:
-        """is_kept: see `kept`."""
+    def __init__(self, driver: Driver, runs: Pool | None = None) -> None:
+        """runs: the pool that this one is the `kept` of."""
         self.driver = driver
-        self.is_kept = is_kept
+        self.is_kept = runs is not None
+        self.reclaim: Callable[[], None] | None = None  # has another library give back memory that it only holds
+        self._runs = None if runs is None else weakref.ref(runs)
         self._allocated = 0
         self._free: list[tuple[int, int, bool]] = []  # size, pointer, exported; rising
         self.returned: deque[tuple[int, int, bool]] = deque()
@@ -61,13 +64,13 @@ class Pool:
         """
         if self.is_kept:
             return self
-        self._kept = self._kept or Pool(self.driver, is_kept=True)
+        self._kept = self._kept or Pool(self.driver, runs=self)
         return self._kept
 
     def take(self, size: int) -> Buffer:
         """A block of at least `size` bytes: the smallest that waits, if not twice what is needed, else a new one.
 
-        Raises CudaError if the device's memory is full even after `trim`.
+        Raises CudaError if the device's memory is full even after `trim`, of both pools, and `reclaim`.
         """
         self._collect()
         needed = rounded_size(size)
@@ -99,8 +102,12 @@ class Pool:
         try:
             pointer = self.driver.allocate(size)
         except CudaError as error:
-            if error.code != "CUDA_ERROR_OUT_OF_MEMORY" or not self.trim():
+            if error.code != "CUDA_ERROR_OUT_OF_MEMORY":
                 raise
+            all_of_it = (self._runs and self._runs()) or self
+            all_of_it.trim()
+            if all_of_it.reclaim is not None:
+                all_of_it.reclaim()
             pointer = self.driver.allocate(size)
         self._allocated += size
         return pointer

@@ -48,9 +48,8 @@ class DeviceSession(GraphSession):
     for several threads at once.
     """
 
-    shape_unit = (
-        1  # of a caption's tokens and of names: a session to which each new size is dear has them in larger steps
-    )
+    # Of a caption's tokens and of names: larger where a new size costs a slow first run, and so is to be seldom.
+    shape_unit = 1
     precision: str
     library: str  # what runs the graphs, in words
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -80,10 +81,12 @@ class InputSlot:
         self._owner = pinned
         self._copy(pinned, array.nbytes, stream)
 
-    def load_own(self, array: DeviceArray, stream: int) -> None:
-        """Copies an array of the session's own on `stream`, in whose order it is."""
-        target = self._memory.at_least(array.nbytes)
-        self._pool.driver.copy(target, array.pointer, array.nbytes, stream)
+    def load_own(self, arrays: Sequence[DeviceArray], stream: int) -> None:
+        """Copies arrays of the session's own, behind one another, on `stream`, in whose order they are."""
+        target = self._memory.at_least(sum(array.nbytes for array in arrays))
+        for array in arrays:
+            self._pool.driver.copy(target, array.pointer, array.nbytes, stream)
+            target += array.nbytes
 
     def load_device(self, array: ForeignArray, stream: int) -> None:
         """Starts the copy of another library's array, which is kept until this slot is used again."""

@@ -16,7 +16,6 @@ from glip_export.errors import BackendError
 from glip_export.graphs.contracts import GraphSpec, fixed_axes, output_shapes
 from glip_export.runtime.cuda.arrays import DeviceArray
 from glip_export.runtime.cuda.dlpack import make_capsule
-from glip_export.runtime.cuda.errors import CudaError
 from glip_export.runtime.cuda.graphs import Captured, GraphCache
 from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.profiles import Shape
@@ -149,16 +148,7 @@ class TorchRunner:
         except ValueError as error:
             raise BackendError(str(error)) from error
 
-        def make() -> dict[str, DeviceArray]:
-            return {t.name: DeviceArray(self._pool, shapes[t.name], t.dtype, stream) for t in self._spec.outputs}
-
-        try:
-            return make()
-        except CudaError as error:
-            if error.code != "CUDA_ERROR_OUT_OF_MEMORY":
-                raise
-            torch.cuda.empty_cache()  # PyTorch keeps what it once used, beside the session's own pool
-            return make()
+        return {t.name: DeviceArray(self._pool, shapes[t.name], t.dtype, stream) for t in self._spec.outputs}
 
     def _tensor(self, pointer: int, shape: Shape, dtype: np.dtype) -> torch.Tensor:
         """Memory on the session's stream as a tensor; nothing is copied, waited for or kept."""

@@ -81,6 +81,7 @@ class TorchCudaSession(DeviceSession):
         self.name = f"torch:cuda:{self.precision}{':compiled' if compiler else ''}{':fused' if fused else ''}"
         self.library = f"PyTorch {torch.__version__}"
         super().__init__(driver or _driver(device), stream)
+        self._pool.reclaim = torch.cuda.empty_cache  # PyTorch keeps what it once used
         self.specs = graphs_of(bundle.config)
         where = torch.device("cuda", self._driver.device) if driver is None else torch.device("cpu")
         with self._driver.active():
