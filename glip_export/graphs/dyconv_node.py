@@ -11,8 +11,11 @@ from glip_export.graphs.walking import F32
 
 DYCONV = "GlipDyConv"  # as in trt/nodes.py, which is above this module
 CHANNEL_UNIT = 32  # the kernels go through so many channels at once
+MAX_CHANNELS, MAX_LEVELS = 1024, 6  # as in trt/dyconv_launches.py
 
-NO_KERNEL = f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s, no int8)"
+NO_KERNEL = (
+    f"our kernels take no DyConv block of this model (channels in {CHANNEL_UNIT}s up to {MAX_CHANNELS}, no int8)"
+)
 
 
 def fuse_dyconv(model: onnx_ir.Model) -> int:
@@ -21,7 +24,8 @@ def fuse_dyconv(model: onnx_ir.Model) -> int:
     Inputs: the L levels' features (B, C, Hl, Wl), then the block's `parameters_of`. Outputs: the L maps
     (B, C, Hl, Wl), under the names that they had. Attributes: levels, groups and epsilon, those of DyConv 0, 1 and 2's
     GroupNorm. Nodes and weights that nothing reads any more go. A graph with int8 weights stays as it is, and so does a
-    block whose channels are no multiple of CHANNEL_UNIT or whose convolutions differ in groups.
+    block whose channels are no multiple of CHANNEL_UNIT or above MAX_CHANNELS, whose convolutions differ in groups, or
+    that has more than MAX_LEVELS levels.
     """
     if is_quantized(model):
         return 0
@@ -66,7 +70,8 @@ def _tap_major(weight: F32) -> F32:
 
 def _has_kernel(block: DyConvModule) -> bool:
     channels, groups = len(block.convolutions[0].bias), {convolution.groups for convolution in block.convolutions}
-    return channels % CHANNEL_UNIT == 0 and len(groups) == 1 and channels % groups.pop() == 0
+    fits = channels % CHANNEL_UNIT == 0 and channels <= MAX_CHANNELS and len(block.features) <= MAX_LEVELS
+    return fits and len(groups) == 1 and channels % groups.pop() == 0
 
 
 def _replace(graph: onnx_ir.Graph, block: DyConvModule) -> None:

@@ -147,7 +147,7 @@ def _load_library(bundle: Bundle, engines: EngineSet) -> Library:
     from glip_export.trt.plugins import register_plugins
 
     trt = load_flavor(engines.flavor).module
-    if "plugin" in (engines.deform_conv, engines.nms):
+    if engines.deform_conv != "gridsample" or engines.nms == "plugin":
         register_plugins(trt)
     return Library(trt, engines.flavor, cache_folder(bundle, engines.flavor, engines.key))
 

@@ -50,11 +50,12 @@ def build_baked(
     GlipExportError for a wrong word, and for deform_conv "fused", which is for float32 graphs.
     """
     opened = file if isinstance(file, BakedFile) else BakedFile.open(file)
-    for word, value, words in (("deform_conv", deform_conv, DEFORM_CONV_FORMS), ("nms", nms, NMS_FORMS)):
-        if value not in words:
-            raise GlipExportError(f"there is no form of {word} {value!r}: choose {' or '.join(words)}")
     if deform_conv == FUSED:
         raise GlipExportError(f"deform_conv {FUSED} is for a bundle's engines: for a baked model choose plugin")
+    taken = [form for form in DEFORM_CONV_FORMS if form != FUSED]
+    for word, value, words in (("deform_conv", deform_conv, taken), ("nms", nms, NMS_FORMS)):
+        if value not in words:
+            raise GlipExportError(f"there is no form of {word} {value!r}: choose {' or '.join(words)}")
     if precision not in (None, opened.precision):
         raise BundleError(
             f"{opened.path} was baked in {opened.precision}; for {precision} bake it again, --{precision}"

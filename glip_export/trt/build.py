@@ -36,7 +36,11 @@ UNFINISHED = ".unfinished"  # an engine's suffix until all three are there: a ki
 # Sources that shape no engine; all others of graphs/ and trt/ are part of every key.
 _NOT_IN_KEYS = {
     "build.py", "builder_process.py", "emulation.py", "engine_set.py", "export.py", "flavor.py", "gpus.py",
-    "kernels.py", "launches.py", "multiply_adds.py", "nvrtc.py", "recipe.py", "type_shares.py",
+    "kernels.py", "multiply_adds.py", "nvrtc.py", "recipe.py", "type_shares.py",
+    # Of torch:cuda alone, and of pictures. Not launches.py and dyconv_launches.py: an engine holds their workspaces.
+    "bi_attention_launches.py", "bi_attention_node.py", "candidates_launches.py", "candidates_node.py",
+    "joined_levels.py", "norm_launches.py", "resize_launches.py", "swin_node.py", "text_layer_launches.py",
+    "text_layer_node.py", "text_side_node.py", "window_launches.py",
 }  # fmt: skip
 
 

@@ -13,8 +13,8 @@
 #pragma once
 
 #include "box_selection.cuh"
-#include "deform_im2col.cuh"
 #include "of_levels.cuh"
+#include "samples.cuh"
 #include "warp.cuh"
 
 namespace glip {

@@ -18,7 +18,7 @@
 
 #pragma once
 
-#include "deform_im2col.cuh"
+#include "samples.cuh"
 #include "dyconv_levels.cuh"
 #include "warp.cuh"
 

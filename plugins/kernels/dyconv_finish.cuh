@@ -11,8 +11,8 @@
 
 #pragma once
 
-#include "deform_im2col.cuh"
 #include "dyconv_levels.cuh"
+#include "samples.cuh"
 #include "warp.cuh"
 
 namespace glip {

@@ -9,7 +9,7 @@
 
 #pragma once
 
-#include "deform_im2col.cuh"
+#include "samples.cuh"
 #include "warp.cuh"
 
 namespace glip {

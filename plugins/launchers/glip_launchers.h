@@ -2,7 +2,7 @@
 
    Pointers are device memory, contiguous, in the layouts of the kernels' headers; `stream` is a cudaStream_t. The
    functions return at once, with a cudaError_t (0 is success); 1, cudaErrorInvalidValue, for sizes the kernels cannot
-   count or pointers that are not aligned to a value (boxes: to 16 bytes). */
+   count or pointers that are not aligned to a value (boxes, and what DyConv reads: to 16 bytes). */
 
 #ifndef GLIP_LAUNCHERS_H
 #define GLIP_LAUNCHERS_H

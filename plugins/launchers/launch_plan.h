@@ -1,4 +1,4 @@
-// How the kernels are launched: plain arithmetic, the same as glip_export/trt/kernels.py (a test holds them equal).
+// How the kernels are launched: plain arithmetic, the same as glip_export/trt/launches.py (a test holds them equal).
 
 #pragma once
 

@@ -76,7 +76,8 @@ def described(model: onnx_ir.Model) -> list[tuple]:
 
 def test_the_names_are_trts() -> None:
     assert (dyconv_node.DYCONV, fused_nodes.DOMAIN, fused_nodes.OPSET) == (nodes.DYCONV, nodes.DOMAIN, nodes.OPSET)
-    assert dyconv_node.CHANNEL_UNIT == dyconv_launches.CHANNELS
+    ours = dyconv_node.CHANNEL_UNIT, dyconv_node.MAX_CHANNELS, dyconv_node.MAX_LEVELS
+    assert ours == (dyconv_launches.CHANNELS, dyconv_launches.MAX_CHANNELS, dyconv_launches.MAX_LEVELS)
 
 
 def test_one_node_a_block(plain: onnx_ir.Model, fused: onnx_ir.Model, blocks: list[DyConvModule]) -> None:

@@ -448,3 +448,23 @@ def test_memory_is_given_back(built: Bundle, driver: FakeDriver, trt: FakeTensor
     trt.contexts.clear()
     gc.collect()
     assert driver.device_blocks == {} and driver.host_blocks == {} and driver.graphs == {} and driver.events == {}
+
+
+@pytest.mark.parametrize(
+    ("deform_conv", "nms", "has_plugins"),
+    [
+        ("plugin", "plugin", True),
+        ("plugin", "host", True),
+        ("fused", "plugin", True),
+        ("fused", "native", True),
+        ("fused", "host", True),
+        ("gridsample", "plugin", True),
+        ("gridsample", "native", False),
+        ("gridsample", "host", False),
+    ],
+)
+def test_the_plugins_are_there_for_engines_that_have_some(
+    plain: Bundle, tmp_path: Path, driver: FakeDriver, trt: FakeTensorRt, deform_conv: str, nms: str, has_plugins: bool
+) -> None:
+    TensorRtSession(add_engines(plain, tmp_path, "fp32", deform_conv=deform_conv, nms=nms), driver=driver)
+    assert hasattr(trt, "plugins") == has_plugins

@@ -234,7 +234,8 @@ def test_a_changed_pass_is_another_engine(tmp_path: Path, monkeypatch: pytest.Mo
         (found,) = package.rglob(name)
         found.write_text(found.read_text() + "\n")
     assert passes() == before
-    for name in ("trt/lowering.py", "trt/builder.py", "trt/plugins.py", "graphs/precision.py", "graphs/contracts.py"):
+    keyed = ("lowering", "builder", "plugins", "launches", "dyconv_launches")
+    for name in (*(f"trt/{each}.py" for each in keyed), "graphs/precision.py", "graphs/contracts.py"):
         (package / name).write_text((package / name).read_text() + "\n")
         assert passes() != before
         before = passes()
