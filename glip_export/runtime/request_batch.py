@@ -130,12 +130,14 @@ class BatchDetector:
                     self._find_image(job, seen)
             except GlipExportError as error:
                 job.error = error
-        live = _live(jobs)
-        held = [job for job in live if job.encoded is not None]
-        for group in self._image_groups([job for job in live if job.encoded is None]):
-            self._encode_group(group)
+        held = [job for job in jobs if job.encoded is not None]
+        for group in self._image_groups([job for job in jobs if job.prepared is not None]):
+            wanted = [same for same in map(_live, group) if same]
+            if not wanted:
+                continue
+            self._encode_group(wanted)
             # Their objects at once, so that the features of no more pictures than a run takes lie in memory.
-            ready = _live([job for same in group for job in same])
+            ready = _live([job for same in wanted for job in same])
             sizes = {_map_size(job.encoded) for job in ready}
             self._find_objects([*(job for job in _live(held) if _map_size(job.encoded) in sizes), *ready])
             held = [job for job in held if job.encoded is not None]

@@ -18,8 +18,8 @@
 
 #pragma once
 
-#include "samples.cuh"
 #include "dyconv_levels.cuh"
+#include "samples.cuh"
 #include "warp.cuh"
 
 namespace glip {

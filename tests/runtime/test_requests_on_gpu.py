@@ -24,7 +24,7 @@ from glip_export.runtime.cuda.pool import Pool
 from glip_export.runtime.cuda.staging import InputSlot
 from glip_export.runtime.encoded import EncodedImages, joined, joined_arrays, kept, selected
 from glip_export.runtime.request_batch import BatchDetector
-from glip_export.runtime.requests import Request
+from glip_export.runtime.requests import DroppedError, Request
 from glip_export.runtime.torch_cuda.session import TorchCudaSession
 
 PROMPTS = ("cat", "dog", "car", "tree", "house")  # of one length in tokens
@@ -189,6 +189,19 @@ def test_memory_grows_with_the_runs_and_not_with_the_requests(bundle: Bundle, ho
         assert all(isinstance(one, Detections) for one in found)
         used.append(session.describe()["device_memory_mb"])
     assert used[0] == used[1]
+
+
+def test_a_picture_that_nobody_waits_for_any_more_is_not_run(session: TorchCudaSession, bundle: Bundle) -> None:
+    """Whether it is wanted is asked again before its own run, when others' are over."""
+    batch, given = BatchDetector(Detector(session, bundle.config), max_rows=1), pictures(2)
+    runs: list[int] = []
+    backbone = session._runners["vision_backbone"]
+    run = backbone.run
+    backbone.run = lambda given, stream: runs.append(1) or run(given, stream)
+    requests = [Request(given[0], "cat"), Request(given[1], "cat", wanted=lambda: not runs)]
+    found, dropped = batch.detect_each(requests)
+    assert isinstance(found, Detections) and isinstance(dropped, DroppedError)
+    assert len(runs) == 1
 
 
 def test_held_pictures_run_with_new_ones(session: TorchCudaSession, bundle: Bundle, reference: Detector) -> None:
