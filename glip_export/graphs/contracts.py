@@ -17,6 +17,7 @@ from glip_export.config import GlipConfig
 from glip_export.errors import GlipExportError
 
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
+DYCONV = "GlipDyConv"  # a whole DyConv block as one node; as in trt/nodes.py, which is above this module
 STRIDE = 32  # H and W are multiples of it
 MAX_CELLS = 256  # a side of a picture in units of STRIDE: 8192 pixels
 

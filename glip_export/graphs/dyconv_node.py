@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import onnx_ir
 
+from glip_export.graphs.contracts import DYCONV
 from glip_export.graphs.fused_nodes import put_node, settle
 from glip_export.graphs.modules import DyConvModule, ModuleGraph
 from glip_export.graphs.quantized import is_quantized
 from glip_export.graphs.walking import F32
 
-DYCONV = "GlipDyConv"  # as in trt/nodes.py, which is above this module
 CHANNEL_UNIT = 32  # the kernels go through so many channels at once
 MAX_CHANNELS, MAX_LEVELS = 1024, 6  # as in trt/dyconv_launches.py
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from glip_export.errors import GlipExportError
+from glip_export.graphs.contracts import DYCONV
 
 Shapes = Sequence[Sequence[int]]
 
@@ -14,7 +15,6 @@ UNCOUNTED = {
     "Attention", "ConvInteger", "ConvTranspose", "Einsum", "GRU", "LSTM", "MatMulInteger", "MultiHeadAttention",
     "QLinearConv", "QLinearMatMul", "RNN",
 }  # fmt: skip
-DYCONV = "GlipDyConv"  # dyconv_node.py's
 COUNTED = {"Conv", "DeformConv", DYCONV, "Gemm", "MatMul"}
 
 

@@ -20,9 +20,10 @@ from glip_export.bundle import Bundle
 from glip_export.bundle.files import CACHE, atomic_directory, sha256_file
 from glip_export.config import config_to_dict
 from glip_export.errors import BackendError, BundleError, GlipExportError
-from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, graphs_of
+from glip_export.graphs.contracts import FUSION_HEAD, GRAPHS, LEVELS, graphs_of
 from glip_export.trt.builder import Job
 from glip_export.trt.builder_process import run_builder
+from glip_export.trt.dyconv_launches import DyConvSizes
 from glip_export.trt.engine_set import ENGINES_JSON, INT8, PRECISIONS, Engine, EngineSet, folder_name, read_engine_set
 from glip_export.trt.flavor import TENSORRT, TENSORRT_RTX, Flavor, choose_flavor, find_gpu, load_flavor
 from glip_export.trt.gpus import check_targets, rtx_doubt, rtx_serves
@@ -63,8 +64,8 @@ def build_engines(
     An engine that is there already, of the same graph, recipe, options and versions, stays; `EngineSet.built` names
     those that did not. progress is called with what begins. Nothing changes if a build fails or is stopped. Raises
     BundleError for the bundle, BackendError where TensorRT is missing, fails or does not serve this GPU,
-    GlipExportError for a wrong word, and a model or precision that fused does not take. A doubt (`BuildPlan.doubt`) is
-    logged as a warning.
+    GlipExportError for a wrong word, and a model, precision or size that fused does not take. A doubt
+    (`BuildPlan.doubt`) is logged as a warning.
     """
     plan = plan_build(bundle, flavor, precision, deform_conv=deform_conv, nms=nms, recipe=recipe)
     if plan.doubt:
@@ -101,6 +102,8 @@ def plan_build(
     if opened.config.detection.several_scales:
         nms = "host"  # to rank all candidates takes a longer TopK than TensorRT has
     jobs = {graph: _job(opened, graph, chosen, precision, deform_conv, nms, made_by) for graph in GRAPHS}
+    if deform_conv == FUSED:
+        _check_dyconv_sizes(opened, jobs[FUSION_HEAD.name], made_by)
     keys = {graph: _key(opened, job, chosen) for graph, job in jobs.items()}
     old = _old_set(path, chosen.name, precision)
     missing = tuple(graph for graph in GRAPHS if old is None or not _is_same(old, graph, keys[graph]))
@@ -210,6 +213,17 @@ def _job(bundle: Bundle, graph: str, flavor: Flavor, precision: str, deform_conv
         options=recipe.options(flavor.name),
         timing_cache=timing_cache,
     )
+
+
+def _check_dyconv_sizes(bundle: Bundle, head: Job, recipe: Recipe) -> None:
+    """Raises GlipExportError for sizes that GlipDyConv refuses: TensorRT only prints what its plugin raises."""
+    for profile in head.profiles:
+        maps = [profile[level]["max"] for level in LEVELS]
+        levels = tuple((height, width) for _, _, height, width in maps)
+        try:
+            DyConvSizes(maps[0][0], maps[0][1], bundle.config.head.group_norm_groups, levels)
+        except ValueError as error:
+            raise GlipExportError(f"recipe {recipe.name}: {error}: choose deform_conv plugin") from error
 
 
 def _key(bundle: Bundle, job: Job, flavor: Flavor) -> str:

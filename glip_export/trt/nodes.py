@@ -7,7 +7,7 @@ NAMESPACE = ""
 
 DEFORM_IM2COL = "GlipDeformIm2Col"
 NMS = "GlipNms"
-DYCONV = "GlipDyConv"  # graphs/dyconv_node.py's
+DYCONV = "GlipDyConv"  # graphs/contracts.py's
 CANDIDATES = "GlipCandidates"  # candidates_node.py's, of torch:cuda alone
 SWIN_BLOCK = "GlipSwinBlock"  # graphs/swin_node.py's, of torch:cuda alone
 BI_ATTENTION = "GlipBiAttention"  # graphs/bi_attention_node.py's, of torch:cuda alone

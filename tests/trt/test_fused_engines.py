@@ -25,8 +25,10 @@ from glip_export.trt.build import build_engines, plan_build
 from glip_export.trt.dyconv_launches import DyConvSizes, dyconv_workspace_bytes
 from glip_export.trt.engine_set import read_engine_set
 from glip_export.trt.flavor import is_installed
+from glip_export.trt.launches import MAX_GRID
 from glip_export.trt.lowering import fuse_for_plugins, lower
 from glip_export.trt.nodes import DEFORM_IM2COL, DYCONV, NMS
+from glip_export.trt.recipe import Range, recipe_for
 
 needs_rtx = pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 
@@ -76,6 +78,24 @@ def test_what_has_no_kernel_is_refused_before_anything_is_built(tiny_copy: Path,
     with pytest.raises(GlipExportError, match="our kernels take no DyConv block of this model") as caught:
         build_engines(tiny_copy, deform_conv="fused")
     assert "\n" not in str(caught.value) and not pretend.asked
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_profile_too_large_for_the_kernels_is_refused_before_anything_is_built(
+    tiny_copy: Path, monkeypatch, place: int
+) -> None:
+    pretend = Pretend(monkeypatch)
+    made_by = recipe_for(Bundle.open(tiny_copy).config)
+    (fits,) = made_by.profiles
+    profiles = [fits, fits]
+    profiles[place] = dataclasses.replace(fits, B=Range(1, 1, MAX_GRID + 1))
+    recipe = dataclasses.replace(made_by, profiles=tuple(profiles))
+    plan_build(tiny_copy, recipe=recipe)  # the other forms have kernels for it
+    with pytest.raises(GlipExportError, match=f"too large for the DyConv kernels: {MAX_GRID + 1} images") as caught:
+        build_engines(tiny_copy, recipe=recipe, deform_conv="fused")
+    assert made_by.name in str(caught.value) and "\n" not in str(caught.value) and not pretend.asked
+    profiles[place] = dataclasses.replace(fits, B=Range(1, 1, MAX_GRID))
+    plan_build(tiny_copy, recipe=dataclasses.replace(recipe, profiles=tuple(profiles)), deform_conv="fused")
 
 
 @needs_rtx
