@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from live import BOX, CAT, PROMPT, Server, look_for, requests_of
+from waiting import wait_until
 
 DETECT = "**/v1/detect"
 
@@ -144,13 +145,13 @@ def choose(page, path) -> None:
     def opened(chooser) -> None:
         choosers.append(chooser)
 
-    page.once("filechooser", opened)
-    for _ in range(5):
+    def has_opened() -> list:
         page.keyboard.press("Space")
         page.wait_for_timeout(500)
-        if choosers:
-            break
-    assert choosers, "Space on the file input opens no file chooser"
+        return choosers
+
+    page.on("filechooser", opened)
+    wait_until(has_opened, "Space on the file input opens no file chooser")
     choosers[0].set_files(path)
 
 
